@@ -1,0 +1,91 @@
+"""Options that several verbs share: a config with overrides, a workdir, the processes of a multi-host run."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from mae_jax.config import Config, load, resolve
+from mae_jax.core.errors import UserError
+
+OVERRIDES_HELP = """\
+overrides:
+  --config.SECTION.KEY=VALUE changes one value of the config, as often as you like:
+    --config.optim.learning_rate=1e-3 --config.data.path=/my/images --config.augment.mean='(0.5,)'
+  Sections: method, data, augment, optim, train, checkpoint, eval, mesh, log. mae_jax/config.py documents every key;
+  `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest one.
+"""
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(the arguments without overrides, ["section.key=value", ...]). Both --config.a.b=c and --config.a.b c are read."""
+    rest: list[str] = []
+    overrides: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        text = argument.removeprefix("--config.")
+        if "=" not in text:
+            value = next(arguments, None)
+            if value is None or value.startswith("--"):
+                raise UserError(f"{argument} has no value; write {argument}=VALUE.")
+            text = f"{text}={value}"
+        overrides.append(text)
+    return rest, overrides
+
+
+def from_workdir(workdir: Path, overrides: list[str]) -> Config:
+    """The config of the run in a workdir, with overrides."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} is no run: it has no config.json. Give the --workdir of a `mae_jax train`.")
+    return resolve(json.loads(path.read_text()), overrides)
+
+
+def from_file(spec: str, overrides: list[str]) -> Config:
+    """A config file, resolved."""
+    raw, _ = load(spec)
+    return resolve(raw, overrides)
+
+
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    """--workdir and --step: which weights of which run."""
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="directory of the run")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How several processes find each other."""
+    group = parser.add_argument_group(
+        "several processes", "Cloud TPU pods and Slurm are detected; elsewhere start one process per host with all three."
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
+
+
+def start_processes(args: argparse.Namespace) -> None:
+    """Join the processes of this run, where there are several. Must come before anything touches a device."""
+    given = (args.coordinator, args.processes, args.process_id)
+    if any(v is not None for v in given) and any(v is None for v in given):
+        raise UserError("--coordinator, --processes and --process-id belong together: give all three, or none.")
+    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+    pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    if args.coordinator is None and not slurm and not pod:
+        return
+    import jax
+
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(*given)
+
+
+def compile_cache() -> None:
+    """Keep compiled programs across runs: a second start is faster. JAX_COMPILATION_CACHE_DIR moves it."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "mae_jax" / "compiled"))

@@ -1,0 +1,38 @@
+"""`mae_jax train`."""
+
+import argparse
+from pathlib import Path
+
+from mae_jax.commands import options
+
+HELP = "pretrain by a config file, or go on where a workdir left off"
+
+DESCRIPTION = """\
+Pretrain the method of a config file. Everything is written into the workdir:
+
+  config.json     the resolved config         metrics.jsonl  one JSON object per logged step
+  checkpoints/    state, data position, hash  tensorboard/   the same for TensorBoard
+  pictures/       reconstructions             curves.png     loss and probes, at the end
+  results.json    the table of the final probes, if the config asks for one
+
+The same command on an existing workdir resumes, to the bit, where the last checkpoint left off; it refuses where the
+config differs in a way that matters. Ctrl-C or SIGTERM saves a checkpoint and ends with status 143.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments to its parser."""
+    parser.description, parser.epilog = DESCRIPTION, options.OVERRIDES_HELP
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with an argument for it")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is written, or resumed")
+    options.add_processes(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; returns the exit status."""
+    config = options.from_file(args.config, args.overrides)
+    options.start_processes(args)
+    options.compile_cache()
+    from mae_jax.train.loop import train
+
+    return train(config, args.workdir)

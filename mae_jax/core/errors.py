@@ -1,0 +1,22 @@
+"""The one exception that a user can cause: a paragraph that says what is wrong and how to mend it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. The command line prints the message alone, without a stack trace, and exits with 2."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Say which of `names` lies nearest to `name`, as a sentence to append to an error (empty if none is known)."""
+    names = sorted(names)
+    if not names:
+        return ""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:  # a key given without its section: compare the last parts
+        last = {n.rsplit(".", 1)[-1]: n for n in names}
+        close = [last[n] for n in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1, cutoff=0.6)]
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return "Known: " + ", ".join(names) + "."

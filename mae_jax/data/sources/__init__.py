@@ -1,0 +1,59 @@
+"""Where images come from. Adding a source: one file with a frozen dataclass (a `Spec`), one line in SOURCES."""
+
+import dataclasses
+import numbers
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from mae_jax.core.errors import UserError, nearest
+from mae_jax.data.sources.base import Arrays, Source, Spec
+from mae_jax.data.sources.digits import Digits
+from mae_jax.data.sources.folder import Folder
+from mae_jax.data.sources.npz import Npz
+from mae_jax.data.sources.photos import Photos
+from mae_jax.data.sources.synthetic import Synthetic
+
+__all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source"]
+
+SOURCES: dict[str, type] = {
+    "digits": Digits,
+    "folder": Folder,
+    "npz": Npz,
+    "photos": Photos,
+    "synthetic": Synthetic,
+}
+
+
+def make_source(name: str, split: str, fields: Mapping[str, Any]) -> Source:
+    """Open split "train" or "test" ("val") of the source `name`, whose config keys are `fields`.
+
+    Raises: UserError for an unknown source, split or field, a missing or mistyped field, or data that are not there.
+    """
+    if name not in SOURCES:
+        raise UserError(f"There is no data source '{name}'. {nearest(name, SOURCES)}")
+    spec = SOURCES[name]
+    known = {f.name: f for f in dataclasses.fields(spec)}
+    for field in fields:
+        if field not in known:
+            raise UserError(f"The data source '{name}' has no field '{field}'. {nearest(field, known)}")
+    missing = [f for f, d in known.items() if f not in fields and d.default is dataclasses.MISSING]
+    if missing:
+        raise UserError(
+            f"The data source '{name}' needs data.{missing[0]}, which is not given: set it in the config or add "
+            f"--config.data.{missing[0]}=... to the command."
+        )
+    hints = get_type_hints(spec)
+    return spec(**{f: _checked(name, f, value, hints[f]) for f, value in fields.items()}).open(split)
+
+
+def _checked(source: str, field: str, value: Any, wanted: Any) -> Any:
+    """`value` as the type that the field declares (int, float, str; anything else is left to the source)."""
+    kinds: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, str: str}
+    if wanted in kinds:
+        if not isinstance(value, kinds[wanted]) or isinstance(value, bool):
+            raise UserError(
+                f"data.{field} of the source '{source}' is {value!r}: {wanted.__name__} expected, "
+                f"{type(value).__name__} given."
+            )
+        return wanted(value)
+    return value

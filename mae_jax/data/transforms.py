@@ -1,0 +1,204 @@
+"""Transforms of one sample on the host: numpy and Pillow, every draw from a np.random.Generator that is passed in.
+
+Images are [h, w, c] of uint8, uint16 or float32; sizes are (height, width); boxes are (top, left, height, width).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mae_jax.core.errors import UserError
+from mae_jax.data.decode import convert, decode, is_jpeg, upright_size
+
+Box = tuple[int, int, int, int]
+Real = float | int  # spelt out for the run-time checker in the tests, to which an int is no float
+Part = tuple[Real, Real, Real, Real]
+Pair = tuple[Real, Real]
+
+SCALE: Pair = (0.2, 1.0)  # MAE's pretraining crop
+RATIO: Pair = (3 / 4, 4 / 3)
+TRIES = 10
+SHRINK_MARGIN = 2  # a JPEG may be decoded smaller while the crop keeps twice the output's size
+
+
+def crop_box(h: int, w: int, rng: np.random.Generator, scale: Pair = SCALE, ratio: Pair = RATIO) -> Box:
+    """The box of Inception's random-resized crop (Szegedy et al. 2014), by torchvision's rule.
+
+    Area uniform in `scale` (of the image's), width / height log-uniform in `ratio`, sides rounded; drawn again up to
+    10 times until it lies inside, then placed uniformly. After that: the largest centred box with a ratio in bounds.
+    """
+    for _ in range(TRIES):
+        height, width = _sides(h, w, rng, scale, ratio)
+        if 0 < height <= h and 0 < width <= w:
+            return _place(h, w, height, width, rng)
+    width = min(w, round(h * ratio[1])) if w > h * ratio[1] else w
+    height = min(h, round(w / ratio[0])) if w < h * ratio[0] else h
+    return (h - height) // 2, (w - width) // 2, height, width
+
+
+def crop_box_single_draw(
+    h: int, w: int, rng: np.random.Generator, scale: Pair = (0.08, 1.0), ratio: Pair = RATIO
+) -> Box:
+    """The crop of MAE's linear probe (from BYOL): one draw of area and ratio, sides clipped to the image."""
+    height, width = _sides(h, w, rng, scale, ratio)
+    return _place(h, w, min(max(height, 1), h), min(max(width, 1), w), rng)
+
+
+def _sides(h: int, w: int, rng: np.random.Generator, scale: Pair, ratio: Pair) -> tuple[int, int]:
+    area = h * w * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    return round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+
+
+def _place(h: int, w: int, height: int, width: int, rng: np.random.Generator) -> Box:
+    return (int(rng.integers(h - height + 1)), int(rng.integers(w - width + 1)), height, width)
+
+
+def crop(image: np.ndarray, box: Box) -> np.ndarray:
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
+def resize(image: np.ndarray, size: tuple[int, int], part: Part | None = None) -> np.ndarray:
+    """Bicubic (a = -0.5) with antialiasing, by Pillow, whatever the dtype and the number of channels.
+
+    uint8 with 1, 3 or 4 channels goes through Pillow's integer path, anything else channel by channel in float32.
+    `part` (top, left, height, width), which may be fractional, is what is resized; default: all of the image.
+    """
+    h, w, c = image.shape
+    top, left, height, width = (0, 0, h, w) if part is None else part
+    if part is None and (h, w) == tuple(size):
+        return image
+    box = (left, top, left + width, top + height)
+    if image.dtype == np.uint8 and c in (1, 3, 4):
+        mode = {1: "L", 3: "RGB", 4: "RGBX"}[c]  # RGBX: Pillow would weight the colours of RGBA by alpha
+        picture = Image.frombuffer(mode, (w, h), np.ascontiguousarray(image), "raw", mode, 0, 1)
+        return np.array(_bicubic(picture, size, box)).reshape(*size, c)
+    planes = [Image.fromarray(np.ascontiguousarray(image[..., i], np.float32)) for i in range(c)]
+    out = np.stack([np.asarray(_bicubic(plane, size, box)) for plane in planes], axis=-1)
+    if image.dtype.kind == "f":
+        return out
+    return np.clip(np.round(out), 0, np.iinfo(image.dtype).max).astype(image.dtype)
+
+
+def _bicubic(picture: Image.Image, size: tuple[int, int], box: Part) -> Image.Image:
+    return picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+
+
+def random_resized_crop(
+    image: np.ndarray,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    scale: Pair = SCALE,
+    ratio: Pair = RATIO,
+) -> np.ndarray:
+    """`crop_box`, then `resize` to `size`. Cut first: pixels outside the box do not reach the result."""
+    h, w = image.shape[:2]
+    return resize(crop(image, crop_box(h, w, rng, scale, ratio)), size)
+
+
+def flip(image: np.ndarray) -> np.ndarray:
+    """Left and right exchanged."""
+    return image[:, ::-1]
+
+
+def resize_and_center_crop(
+    image: np.ndarray, size: tuple[int, int], crop_fraction: Real = 0.875
+) -> np.ndarray:
+    """The evaluation transform: scale until the image just covers size / crop_fraction, then cut the middle.
+
+    At 224 this is "short side 256, centre 224". An image of exactly `size` comes back untouched.
+    """
+    h, w = image.shape[:2]
+    if (h, w) == tuple(size):
+        return image
+    cover_h, cover_w = round(size[0] / crop_fraction), round(size[1] / crop_fraction)
+    if h * cover_w <= w * cover_h:  # height is the short side, relative to what is to be covered
+        scaled = cover_h, cover_h * w // h
+    else:
+        scaled = cover_w * h // w, cover_w
+    top, left = round((scaled[0] - size[0]) / 2), round((scaled[1] - size[1]) / 2)
+    return crop(resize(image, scaled), (top, left, *size))
+
+
+@dataclass(frozen=True)
+class HostAugment:
+    """What the host does to one record: decode, crop, resize, flip. Colours and normalisation are the device's.
+
+    Attributes:
+        size: (height, width) of what comes out.
+        channels: number of channels.
+        crop_scale: bounds of the random crop's area as a share of the image; None: `resize_and_center_crop`.
+        crop_ratio: bounds of the random crop's width / height.
+        flip: exchange left and right half of the time.
+        single_draw: `crop_box_single_draw` in the place of `crop_box`.
+        crop_fraction: for `resize_and_center_crop`.
+        dtype: "uint8", "uint16" or "float32" for every image alike, or None: as each image has it.
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    crop_scale: Pair | None = SCALE
+    crop_ratio: Pair = RATIO
+    flip: bool = True
+    single_draw: bool = False
+    crop_fraction: Real = 0.875
+    dtype: str | None = None
+
+    def __post_init__(self):
+        if len(self.size) != 2 or min(self.size) < 1 or self.channels < 1:
+            raise UserError(f"Images of size {self.size} with {self.channels} channels: a pair (height, width) and a "
+                            "number of channels, all of at least 1, expected.")  # fmt: skip
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise UserError(f"augment.crop_scale is {self.crop_scale}: two shares of the image's area, "
+                            "0 < smallest <= largest <= 1, or None for no random crop, expected.")  # fmt: skip
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise UserError(f"augment.crop_ratio is {self.crop_ratio}: two ratios of width to height, "
+                            "0 < smallest <= largest, expected.")  # fmt: skip
+
+    def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
+        """`record["image"]` -> [h, w, channels]. Raises BadImage."""
+        data = record["image"]
+        if self.crop_scale is None:
+            image = resize_and_center_crop(decode(data, self.channels), self.size, self.crop_fraction)
+        else:
+            image = self._random_crop(data, self.crop_scale, rng)
+        if self.flip and rng.random() < 0.5:
+            image = flip(image)
+        return image if self.dtype is None else convert(image, self.dtype)
+
+    def _random_crop(self, data: bytes | np.ndarray, scale: Pair, rng: np.random.Generator) -> np.ndarray:
+        sample = crop_box_single_draw if self.single_draw else crop_box
+        if isinstance(data, np.ndarray) or not is_jpeg(data):
+            image = decode(data, self.channels)
+            h, w = image.shape[:2]
+            return resize(crop(image, sample(h, w, rng, scale, self.crop_ratio)), self.size)
+        # The box is drawn from the header's size, so that a large JPEG need not be decoded at full size.
+        h, w = upright_size(data)
+        box = sample(h, w, rng, scale, self.crop_ratio)
+        shrink = jpeg_shrink(box, self.size)
+        return resize_shrunk(decode(data, self.channels, shrink), box, shrink, self.size)
+
+
+def jpeg_shrink(box: Box, size: tuple[int, int]) -> int:
+    """The largest of 8, 4, 2, 1 by which a crop may shrink and still be SHRINK_MARGIN times `size`."""
+    room = min(box[2] / size[0], box[3] / size[1]) / SHRINK_MARGIN
+    return next((s for s in (8, 4, 2) if room >= s), 1)
+
+
+def resize_shrunk(image: np.ndarray, box: Box, shrink: int, size: tuple[int, int]) -> np.ndarray:
+    """`box` of the full image, resized, where `image` is that image at 1/shrink.
+
+    The cut is at whole pixels, the resizing to the box's exact edges, so the crop does not move.
+    """
+    if shrink == 1:
+        return resize(crop(image, box), size)
+    h, w = image.shape[:2]
+    top, left, bottom, right = (e / shrink for e in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+    y, x = math.floor(top), math.floor(left)
+    cut = image[y : math.ceil(min(bottom, h)), x : math.ceil(min(right, w))]
+    return resize(cut, size, (top - y, left - x, min(bottom, h) - top, min(right, w) - left))

@@ -1,0 +1,114 @@
+"""From a stream of batches to arrays of features on the host: everything goes through `Method.encode`."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+from jaxtyping import Array, Float, Float32, Int64
+
+from mae_jax.core.errors import UserError, nearest
+from mae_jax.core.types import Batch, Features
+
+POOLS = ("mean", "class", "raw_mean")
+
+
+class Labelled(NamedTuple):
+    """Features of n samples and their classes."""
+
+    features: Float32[np.ndarray, "n d"]
+    labels: Int64[np.ndarray, " n"]
+
+
+def check_pool(how: str) -> None:
+    """Raise UserError on a name that is not a pooling."""
+    if how not in POOLS:
+        raise UserError(f"eval.pool='{how}' is not a pooling. {nearest(how, POOLS)}")
+
+
+def pool(features: Features, how: str) -> Float[Array, "b d"]:
+    """One float32 vector per sample.
+
+    Args:
+      how: "mean" over the valid patch tokens after the last norm; "raw_mean" the same before the last norm
+        (what fine-tuning with `fc_norm` starts from); "class" for the class token.
+
+    Raises:
+      UserError: an unknown `how`, or "class" where the encoder has no class token.
+    """
+    check_pool(how)
+    if how == "class":
+        if features.prefix.shape[1] == 0:
+            raise UserError(
+                "eval.pool='class' reads the class token, but this encoder has none. "
+                "Take eval.pool='mean', or train with method.class_token=True."
+            )
+        return features.prefix[:, 0].astype(jnp.float32)
+    tokens = (features.normed if how == "mean" else features.tokens).astype(jnp.float32)
+    if features.valid is None:
+        return tokens.mean(axis=1)
+    weight = features.valid[:, :, None].astype(jnp.float32)
+    # where, not only the product: a padded token may hold NaN.
+    total = jnp.where(weight > 0, tokens, 0.0).sum(axis=1)
+    return total / jnp.maximum(weight.sum(axis=1), 1.0)
+
+
+def extract(
+    encoders: Mapping[str, Callable[[Batch], Float[Array, "b d"]]],
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    sharding: Sharding | None = None,
+) -> dict[str, Labelled]:
+    """Features of all real samples, in the order of the batches, by each encoder; every batch is read once.
+
+    Args:
+      encoders: name -> function of a batch without "label" and "valid".
+      batches: dicts with "label" [b], optionally "valid" [b] (False: padding of the last batch), and the
+        input. Under several processes each yields its own rows, equally many batches, and every process gets
+        the features of all.
+      sharding: how batches lie on the devices; None leaves them to jit.
+
+    Raises:
+      UserError: no samples, no labels, or features that are not finite.
+    """
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
+    labels: list[np.ndarray] = []
+    for host_batch in batches:
+        if "label" not in host_batch:
+            raise UserError(
+                "Probing needs labels, and these batches have no 'label'. Take a labelled source (for a "
+                "folder: one sub-folder per class), or switch evaluation off with eval.every=0."
+            )
+        batch = {key: _place(value, sharding) for key, value in host_batch.items()}
+        label, real = batch.pop("label"), batch.pop("valid", None)
+        # All are dispatched before any is awaited.
+        encoded = {name: encode(batch) for name, encode in encoders.items()}
+        keep = slice(None) if real is None else _fetch(real).astype(bool)
+        labels.append(_fetch(label)[keep].astype(np.int64))
+        for name, features in encoded.items():
+            parts[name].append(_fetch(features)[keep].astype(np.float32))
+    if not sum(map(len, labels)):
+        raise UserError("The source of an evaluation yielded no samples. Check its split and its path.")
+    found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    for name, array in found.items():
+        if not np.isfinite(array).all():
+            broken = (~np.isfinite(array).all(axis=1)).sum()
+            raise UserError(
+                f"{broken} of {len(array)} feature vectors of '{name}' are not finite, so they cannot be "
+                f"probed. The weights have probably diverged; evaluate an earlier checkpoint."
+            )
+    return {name: Labelled(array, np.concatenate(labels)) for name, array in found.items()}
+
+
+def _place(value: Any, sharding: Sharding | None) -> Any:
+    return value if sharding is None else jax.make_array_from_process_local_data(sharding, np.asarray(value))
+
+
+def _fetch(value: Any) -> np.ndarray:
+    """The whole array on this host, also where other processes hold parts of it."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(value, tiled=True))
+    return np.asarray(value)

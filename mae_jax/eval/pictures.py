@@ -1,0 +1,140 @@
+"""Reconstructions as one PNG: a row per sample; original, masked, reconstruction, and both together."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from mae_jax.core.errors import UserError
+
+COLUMNS = {  # key of Method.pictures -> caption
+    "original": "original",
+    "masked": "masked",
+    "reconstruction": "reconstruction",
+    "pasted": "visible + reconstructed",
+}
+CELL = 128  # smaller images are enlarged by a whole factor to at least this many pixels on their longer side
+LINE, FONT = 2, 11  # separator and caption, in pixels
+BACKGROUND, INK, GREY = 255, 40, 128
+
+
+def reconstruction_grid(
+    pictures: Mapping[str, Float[np.ndarray, "b h w c"]],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    max_images: int = 8,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A captioned grid of what `Method.pictures` returned.
+
+    One channel is drawn grey, three as RGB, two as their mean, more by the first three (the caption says so).
+
+    Args:
+      pictures: some of `COLUMNS`, in the normalised space of the network's input.
+      mean, std: per channel, of that normalisation; values are brought back to [0, 1] and clipped.
+
+    Raises:
+      UserError: nothing to draw, or a mean that does not fit the channels.
+    """
+    names = [name for name in COLUMNS if name in pictures]
+    if not names or not len(pictures[names[0]]):
+        raise UserError("There is no picture to draw: the method returned none, or the batch is empty.")
+    arrays = {name: np.asarray(pictures[name], np.float32)[:max_images] for name in names}
+    channels = arrays[names[0]].shape[-1]
+    if len(mean) != channels or len(std) != channels:
+        raise UserError(
+            f"Pictures of {channels} channels need augment.mean and augment.std of {channels} values each, "
+            f"got {len(mean)} and {len(std)}."
+        )
+    cells = {name: to_rgb(denormalise(array, mean, std)) for name, array in arrays.items()}
+    if set(names) == set(COLUMNS):
+        cells["masked"] = np.where(hidden_pixels(arrays)[..., None], np.uint8(GREY), cells["masked"])
+    note = {1: "", 3: "", 2: "mean of 2 channels"}.get(channels, f"channels 1-3 of {channels}")
+    return grid(
+        [[cells[name][i] for name in names] for i in range(len(cells[names[0]]))], _captions(names, note)
+    )
+
+
+def denormalise(
+    image: Float[np.ndarray, "*b c"], mean: Sequence[float], std: Sequence[float]
+) -> Float[np.ndarray, "*b c"]:
+    """From normalised values to [0, 1], clipped; a NaN (of weights that diverged) becomes 0."""
+    pixels = image * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return np.clip(np.nan_to_num(pixels), 0.0, 1.0)
+
+
+def to_rgb(image: Float[np.ndarray, "*b c"]) -> UInt8[np.ndarray, "*b 3"]:
+    """[0, 1] with any number of channels -> 8-bit RGB."""
+    if image.shape[-1] == 2:
+        image = image.mean(axis=-1, keepdims=True)
+    image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
+    return np.round(image * 255).astype(np.uint8)
+
+
+def hidden_pixels(arrays: Mapping[str, Float[np.ndarray, "b h w c"]]) -> Bool[np.ndarray, "b h w"]:
+    """Where "masked" hides the image: it holds 0 there, and "pasted" shows the reconstruction.
+
+    Both are asked, since a visible pixel of exactly the mean colour is 0 as well.
+    """
+    blank = arrays["masked"] == 0.0
+    predicted = arrays["pasted"] == arrays["reconstruction"]
+    return (blank & predicted).all(axis=-1)
+
+
+def grid(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequence[str] = ()
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Rows of equally large images, enlarged if small, under captions, with thin separators."""
+    height, width = rows[0][0].shape[:2]
+    factor = max(1, -(-CELL // max(height, width)))
+    cell_h, cell_w = height * factor, width * factor
+    columns = len(rows[0])
+    font = ImageFont.load_default(FONT)
+    texts = [_wrap(text, font, cell_w - 4) for text in captions]
+    head = max((text.count("\n") + 1 for text in texts), default=0) * (FONT + 3) + (4 if texts else 0)
+    size = (columns * (cell_w + LINE) - LINE, head + len(rows) * (cell_h + LINE) - LINE)
+    sheet = Image.new("RGB", size, (BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(sheet)
+    for column, text in enumerate(texts):
+        middle = column * (cell_w + LINE) + cell_w / 2
+        draw.multiline_text((middle, 2), text, (INK,) * 3, font, anchor="ma", align="center", spacing=2)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            big = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+            sheet.paste(Image.fromarray(big), (j * (cell_w + LINE), head + i * (cell_h + LINE)))
+    return np.asarray(sheet)
+
+
+def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Write a PNG whole or not at all: a reader, or a crash, never meets half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            Image.fromarray(array).save(file, format="PNG")
+        os.chmod(temporary, 0o644)  # mkstemp makes it readable by its owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _captions(names: Sequence[str], note: str) -> list[str]:
+    return [COLUMNS[name] + (f" ({note})" if note and i == 0 else "") for i, name in enumerate(names)]
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Break a caption between words so that it fits its column."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)

@@ -1,0 +1,37 @@
+"""Pictures of what a method predicts: the training loss's own inner tensors, drawn."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, UInt8
+
+from mae_jax.core.keys import Context
+from mae_jax.core.types import Batch, Params
+from mae_jax.eval.pictures import reconstruction_grid
+from mae_jax.methods.base import Method, Rest
+
+Pictures = Callable[[Params, Rest, Batch, int], dict[str, Array]]
+
+
+def reconstructor(method: Method, prepare: Callable[[Batch], Batch], seed: int = 0) -> Pictures:
+    """Jitted: (params, rest, batch as the source gives it, draw) -> `Method.pictures`.
+
+    The same `draw` gives the same masks, so that pictures of one run can be compared.
+    """
+
+    @jax.jit
+    def pictures(params: Params, rest: Rest, batch: Batch, draw: int) -> dict[str, Array]:
+        batch = prepare(batch)
+        _, aux = method.loss(params, rest, batch, Context(jax.random.key(seed), draw, train=False))
+        return method.pictures(aux.seen, batch)
+
+    return pictures
+
+
+def draw_grid(
+    pictures: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...], most: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The pictures of up to `most` images as one array for a PNG."""
+    return reconstruction_grid(jax.device_get(dict(pictures)), mean, std, max_images=most)

@@ -1,0 +1,149 @@
+"""Masked Autoencoders Are Scalable Vision Learners (He et al., 2021; CVPR 2022). arXiv 2111.06377.
+
+Hide 75 % of an image's patches, encode the visible ones with a plain ViT, and let a small decoder regress the hidden
+pixels. Section 3 of the paper is `loss`, line by line.
+
+Quirks of the authors' code that are kept here: the variance of normalised targets is unbiased and its epsilon lies
+inside the root; the first half of the position table encodes the column; the class token runs through encoder and
+decoder but is never predicted; the encoder sees the visible tokens in shuffled order.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mae_jax.core.errors import UserError
+from mae_jax.core.keys import Context
+from mae_jax.core.types import Aux, Batch, Features, Params, Stats
+from mae_jax.losses.masked import masked_mean, squared_error
+from mae_jax.masking import scores
+from mae_jax.masking.select import keep_count, select
+from mae_jax.methods.base import Cost, Leaf, Method, Rest
+from mae_jax.nets import flops
+from mae_jax.nets.vit import Decoder, Encoder, sizes
+from mae_jax.targets import pixels
+from mae_jax.tokens.grid import grid_shape, patchify, unpatchify
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MAE(Method):
+    """Masked autoencoder. The defaults are ViT-L/16 at 224 px (paper, Sec. 4).
+
+    Attributes:
+      image_size, patch: pixels, one number or (rows, columns); the patch must divide the image.
+      channels: of the input.
+      dim, depth, heads, mlp_ratio: the encoder.
+      decoder_dim, decoder_depth, decoder_heads: the decoder (Table 1a, 1b).
+      class_token: whether a class token runs along (Sec. 3: works as well without).
+      mask_ratio: share of hidden patches (Fig. 5).
+      norm_pix: predict each patch's pixels normalised by its own mean and deviation (Table 1d).
+    """
+
+    name: ClassVar[str] = "mae"
+
+    image_size: int | tuple[int, int] = 224
+    patch: int | tuple[int, int] = 16
+    channels: int = 3
+    dim: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    decoder_dim: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    class_token: bool = True
+    mask_ratio: float = 0.75
+    norm_pix: bool = False
+    norm_eps: float = 1e-6
+
+    @property
+    def batch_spec(self) -> Mapping[str, Leaf]:
+        return {"image": Leaf((*sizes(self.image_size), self.channels))}
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return grid_shape(sizes(self.image_size), sizes(self.patch))
+
+    @property
+    def encoder(self) -> Encoder:
+        return Encoder(
+            patch=sizes(self.patch), dim=self.dim, depth=self.depth, heads=self.heads, mlp_ratio=self.mlp_ratio,
+            norm_eps=self.norm_eps, class_token=self.class_token, compute=self.compute,
+        )  # fmt: skip
+
+    @property
+    def decoder(self) -> Decoder:
+        return Decoder(
+            out=math.prod(sizes(self.patch)) * self.channels, dim=self.decoder_dim, depth=self.decoder_depth,
+            heads=self.decoder_heads, mlp_ratio=self.mlp_ratio, norm_eps=self.norm_eps, compute=self.compute,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        keep = keep_count(math.prod(self.grid), self.mask_ratio)
+        if keep == math.prod(self.grid):
+            raise UserError(
+                f"method.mask_ratio={self.mask_ratio} hides none of {keep} patches, so there is nothing to predict; "
+                f"at least {1 / keep:.4f} hides one."
+            )
+        for what, dim, heads in (("", self.dim, self.heads), ("decoder_", self.decoder_dim, self.decoder_heads)):
+            if dim % heads or dim % 4:
+                raise UserError(
+                    f"method.{what}dim={dim} must be a multiple of method.{what}heads={heads} and, for the sin-cos "
+                    f"positions, of 4."
+                )
+
+    def cost(self) -> Cost:
+        n, p, d = math.prod(self.grid), int(self.class_token), self.dim
+        k, pixels_per_token = keep_count(n, self.mask_ratio), math.prod(sizes(self.patch)) * self.channels
+        forward = (
+            flops.dense(n, pixels_per_token, d)  # as published: we embed only the k visible ones
+            + self.depth * flops.block(k + p, d, self.mlp_ratio)
+            + flops.dense(k + p, d, self.decoder_dim)
+            + self.decoder_depth * flops.block(n + p, self.decoder_dim, self.mlp_ratio)
+            + flops.dense(n, self.decoder_dim, pixels_per_token)
+        )
+        return Cost(forward=forward, tokens=n, visible=k)
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
+        image = batch["image"]
+        mask = select(jnp.zeros((image.shape[0], math.prod(self.grid))), keep_count(math.prod(self.grid), self.mask_ratio))
+        encoder_key, decoder_key = jax.random.split(key)
+        visible, encoder = self.encoder.init_with_output(encoder_key, image, mask)
+        decoder = self.decoder.init(decoder_key, visible.normed, mask, self.grid, visible.prefix)
+        return {"encoder": encoder["params"], "decoder": decoder["params"]}, {}
+
+    def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
+        image, valid = batch["image"], batch.get("valid_tokens")
+        n = math.prod(self.grid)
+        mask = select(scores.random(ctx, image.shape[0], n), keep_count(n, self.mask_ratio))
+        visible = self.encoder.apply({"params": params["encoder"]}, image, mask, valid)
+        pred = self.decoder.apply(
+            {"params": params["decoder"]}, visible.normed, mask, self.grid, visible.prefix, valid
+        )
+        target = patchify(image, sizes(self.patch))
+        if self.norm_pix:
+            target = pixels.normalise(target)
+        loss, weight = masked_mean(squared_error(pred, target), mask.hidden, valid)
+        seen = {
+            "latent": jnp.concatenate([visible.prefix, visible.normed], axis=1), "hidden": mask.hidden,
+            "restore_ids": mask.restore_ids, "pred": pred, "target": target,
+        }  # fmt: skip
+        return loss, Aux(stats=dict(rest["stats"]), metrics={"loss": loss}, weight=weight, seen=seen)
+
+    def encode(
+        self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
+    ) -> Features:
+        return self.encoder.apply({"params": params["encoder"]}, batch["image"], None, batch.get("valid_tokens"))
+
+    def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
+        tokens, pred = patchify(batch["image"], sizes(self.patch)), seen["pred"]
+        if self.norm_pix:  # the prediction is of normalised patches: colour it by each patch's true mean and deviation
+            mean, std = pixels.token_stats(tokens)
+            pred = pred * std + mean
+        painted = pixels.paint(tokens, pred, seen["hidden"])
+        return {name: unpatchify(t, self.grid, sizes(self.patch)) for name, t in painted.items()}

@@ -1,0 +1,121 @@
+"""The pre-norm Transformer block and the stack of them: the one place that scans and rematerialises."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mae_jax.core.mesh import shard
+from mae_jax.nets.attention import Attention
+from mae_jax.nets.compute import Compute
+from mae_jax.nets.layers import LayerNorm, dense
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact (erf) GELU between."""
+
+    hidden: int
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        y = dense(self.hidden, "fc1", self.compute.dtype)(x)
+        return dense(x.shape[-1], "fc2", self.compute.dtype)(jax.nn.gelu(y, approximate=False))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)) (ViT, Eqs. 2 and 3).
+
+    `drop` multiplies the two branches per sample: 0 drops a path, 1 / keep probability keeps it.
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    norm_eps: float = 1e-6
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        valid: Bool[Array, "b n"] | None = None,
+        drop: Float[Array, "b 2"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        dtype = self.compute.dtype
+        x = shard(x)
+        y = LayerNorm(self.norm_eps, dtype, name="norm1")(x)
+        y = Attention(self.heads, self.qkv_bias, self.qk_scale, dtype, name="attn")(y, valid)
+        x = x + (y if drop is None else y * drop[:, 0, None, None].astype(dtype))
+        y = LayerNorm(self.norm_eps, dtype, name="norm2")(x)
+        y = Mlp(int(x.shape[-1] * self.mlp_ratio), self.compute, name="mlp")(y)
+        return x + (y if drop is None else y * drop[:, 1, None, None].astype(dtype))
+
+
+class Stack(nn.Module):
+    """`depth` equal blocks. Parameters lie per layer ("0/...", "1/...") whether they run scanned or not.
+
+    Scanning stacks the layers' weights inside the step, in compute precision, so that optimizers, decay rules,
+    checkpoints and name maps only ever see one array per layer.
+    """
+
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    norm_eps: float = 1e-6
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        valid: Bool[Array, "b n"] | None = None,
+        drop: Float[Array, "b depth 2"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        settings = dict(
+            heads=self.heads, mlp_ratio=self.mlp_ratio, qkv_bias=self.qkv_bias, qk_scale=self.qk_scale,
+            norm_eps=self.norm_eps, compute=self.compute,
+        )  # fmt: skip
+        if self.is_initializing():
+            for i in range(self.depth):
+                x = Block(**settings, name=str(i))(x, valid)
+            return x
+        if self.depth == 0:
+            return x
+        block = Block(**settings, parent=None)
+
+        def run(params, x, drop):
+            return block.apply({"params": params}, x, valid, drop)
+
+        if self.compute.remat != "none":
+            run = jax.checkpoint(run, policy=_POLICIES[self.compute.remat])
+        params = self.variables["params"]
+        layers = [_in_compute_dtype(params[str(i)], self.compute.dtype) for i in range(self.depth)]
+        drops = None if drop is None else drop.swapaxes(0, 1)
+        if self.compute.scan:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+            x, _ = jax.lax.scan(lambda x, layer: (run(layer[0], x, layer[1]), None), x, (stacked, drops))
+            return x
+        for i, layer in enumerate(layers):
+            x = run(layer, x, None if drops is None else drops[i])
+        return x
+
+
+_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+
+
+def _in_compute_dtype(layer, dtype):
+    """Matmul weights in the dtype that they are used in; norms' vectors stay float32."""
+    return jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, layer)
+
+
+def drop_path(
+    noise: Float[Array, "b depth 2"], rate: float
+) -> Float[Array, "b depth 2"]:
+    """Multipliers of the residual branches from U[0, 1): rate 0 at the first block, `rate` at the last."""
+    depth = noise.shape[1]
+    keep = 1 - jnp.linspace(0.0, rate, depth)[None, :, None]
+    return jnp.where(noise < keep, 1 / keep, 0.0)

@@ -1,0 +1,31 @@
+"""What the chips can do: the denominators of MFU."""
+
+import jax
+
+# Peak dense bfloat16 TFLOP/s per jax device, from the vendors' data sheets. A v3 device is one core of two.
+PEAK_TFLOPS = {
+    "TPU v3": 61.5,
+    "TPU v4": 275,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v5": 459,
+    "TPU v5p": 459,
+    "TPU v6 lite": 918,
+    "TPU v6e": 918,
+    "A100": 312,
+    "H100": 989,
+    "H200": 989,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Peak dense bf16 FLOP/s of a device, or None for a chip that is not in the table (a CPU)."""
+    kind = device.device_kind
+    named = [name for name in PEAK_TFLOPS if name in kind]
+    return PEAK_TFLOPS[max(named, key=len)] * 1e12 if named else None
+
+
+def mfu(rate: float, forward_flops: float, devices: list[jax.Device]) -> float | None:
+    """Model FLOPs utilisation: samples/s x 3 x forward FLOPs / peak of all devices (a step is 3 forwards)."""
+    peak = peak_flops(devices[0])
+    return None if peak is None else rate * 3 * forward_flops / (peak * len(devices))

@@ -1,0 +1,212 @@
+"""The training loop: everything around the step. Reads from top to bottom as a run happens."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mae_jax.config import Config, differences
+from mae_jax.core.errors import UserError
+from mae_jax.data.pipeline import fingerprint
+from mae_jax.eval.probes import results_json, table
+from mae_jax.eval.reconstruct import draw_grid, reconstructor
+from mae_jax.train.build import Run, build
+from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
+from mae_jax.train.hardware import mfu
+from mae_jax.train.pictures import rest_of, spread
+from mae_jax.train.plots import plot_run
+from mae_jax.train.probing import Probes
+from mae_jax.train.progress import Progress
+from mae_jax.train.signals import Preemption, agree
+from mae_jax.train.state import State
+from mae_jax.train.summary import summary
+from mae_jax.train.warm_start import warm_start
+from mae_jax.train.writers import Writers
+
+INTERRUPTED = 143  # exit status after a signal, as a shell reports SIGTERM
+
+
+def train(config: Config, workdir: Path) -> int:
+    """Train to the end of the schedule, or until a signal; resume where `workdir` left off.
+
+    Returns: the exit status, 0 when the schedule was finished.
+    """
+    refuse_other_config(config, workdir)
+    run = build(config)
+    source, test = run.open("train"), run.open("test")
+    if config.eval.every or config.eval.protocols:
+        Probes.check(run, source, test)
+    lead = jax.process_index() == 0
+    workdir.mkdir(parents=True, exist_ok=True)
+    data = {"batch": config.train.batch, "seed": config.train.seed, "source": fingerprint(source)}
+    with (
+        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
+        Preemption() as preemption,
+    ):
+        state = resume(run, checkpoints, data) or warm_start(run, config.train.init) or run.init()
+        start = int(state["step"])
+        writers = Writers(
+            workdir, tensorboard=config.log.tensorboard, resume_step=start, config=config.to_dict(), active=lead,
+            wandb={"project": config.log.wandb, "name": workdir.name} if config.log.wandb else None,
+        )  # fmt: skip
+        if lead:
+            (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+            print(summary(run, workdir, source.describe(), start), file=sys.stderr, flush=True)
+        loop = Loop(run, workdir, checkpoints, writers, data, source, test)
+        try:
+            state, finished = loop.run(state, start, preemption)
+        finally:
+            writers.close()
+        if not finished:
+            print(f"stopped by {preemption.received} after step {int(state['step'])}; the same command resumes.", file=sys.stderr)
+            return INTERRUPTED
+        if lead:
+            plot_run(workdir)
+        report(loop.probes, state, workdir)
+    return 0
+
+
+class Loop:
+    """The steps of one run, and what happens every so many of them.
+
+    Args:
+      data: what identifies the data; saved with every checkpoint and compared on resume.
+    """
+
+    def __init__(
+        self, run: Run, workdir: Path, checkpoints: Checkpoints, writers: Writers, data: dict[str, Any],
+        source: Any, test: Any,
+    ):  # fmt: skip
+        self.built, self.workdir, self.checkpoints, self.writers, self.data = run, workdir, checkpoints, writers, data
+        self.source, self.test = source, test
+        self.config = run.config
+        self.probes = Probes(run, source, test)
+        self.pictures = reconstructor(run.method, run.augment)
+        self.replaced = 0
+        self.scores: dict[str, float] = {}
+
+    def run(self, state: State, start: int, preemption: Preemption) -> tuple[State, bool]:
+        """Train from step `start` -> (state, whether the schedule was finished)."""
+        config, run = self.config, self.built
+        total, log = config.train.steps, config.log
+        patience = 1 if jax.process_count() == 1 else log.every  # agreeing costs a collective
+        batches = run.train_batches(self.source, start)
+        progress = Progress(total, batch=config.train.batch, start=start, active=jax.process_index() == 0)
+        before: dict[str, jax.Array] | None = None
+        try:
+            for step in range(start, total):
+                host = next(batches)
+                self.replaced += int(host["replaced"].sum())
+                state, metrics = run.step(state, {}, run.put(host), run.method.plan(step))
+                done = step + 1
+                if before is not None:
+                    jax.block_until_ready(before)  # the host runs one step ahead, never more
+                before = metrics
+                if done % log.every == 0 or done == total or done == start + 1:
+                    self.log(done, metrics, progress)
+                with progress.paused():
+                    self.look(done, state)
+                    if done % config.checkpoint.every == 0 or done == total:
+                        self.save(done, state)
+                if done < total and done % patience == 0 and agree(preemption.requested):
+                    self.save(done, state)
+                    return state, False
+        finally:
+            progress.close()
+            batches.close()
+            self.checkpoints.wait()
+        return state, True
+
+    def log(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
+        """Write one logged step, and stop a run that only produces NaN."""
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        shown = {"loss": values["loss"], "lr": values["lr"]}
+        progress.update(step, shown, mfu=self.mfu(progress.rate))
+        if progress.rate is not None:
+            values["images_per_second"] = progress.rate * self.config.train.batch
+            if (used := self.mfu(progress.rate)) is not None:
+                values["mfu"] = used
+        if self.replaced:
+            values["data/replaced"] = float(self.replaced)
+        self.writers.scalars(step, values)
+        if not math.isfinite(values["loss"]) and values["skipped"] >= min(step, self.config.log.every):
+            raise UserError(
+                f"the loss is {values['loss']} at step {step}, and {int(values['skipped'])} updates were skipped because "
+                f"of it. The weights are still those of the last finite step. Lower optim.learning_rate, set optim.clip=1, "
+                f"or look for broken values in the data; the last checkpoint in {self.workdir} is good."
+            )
+
+    def mfu(self, steps_per_second: float | None) -> float | None:
+        """Model FLOPs utilisation at this rate, where chip and cost are known."""
+        cost = self.built.method.cost()
+        if cost is None or steps_per_second is None:
+            return None
+        return mfu(steps_per_second * self.config.train.batch, cost.forward, list(self.built.mesh.devices.flat))
+
+    def look(self, step: int, state: State) -> None:
+        """Online probes and pictures, when they are due."""
+        config, last = self.config, step == self.config.train.steps
+        if config.eval.every and step % config.eval.every == 0 and not (last and config.eval.protocols):
+            self.scores = self.probes.online(state)
+            self.writers.scalars(step, self.scores)
+        if last or (config.log.pictures_every and step % config.log.pictures_every == 0):
+            self.draw(step, state)
+
+    def draw(self, step: int, state: State) -> None:
+        """A reconstruction picture of some test images, to all writers."""
+        batch = spread(self.built, self.test, self.config.log.pictures)
+        drawn = self.pictures(state["params"], rest_of(state), batch, 0)
+        if drawn and jax.process_index() == 0:
+            picture = draw_grid(drawn, self.config.augment.mean, self.config.augment.std, self.config.log.pictures)
+            self.writers.images(step, "reconstruction", picture)
+
+    def save(self, step: int, state: State) -> None:
+        """Start saving a checkpoint; `data.position` is the number of the next batch."""
+        data = self.data | {"position": step}
+        self.checkpoints.save(step, state, data=data, config=self.config.to_dict(), metrics=self.scores)
+
+
+def refuse_other_config(config: Config, workdir: Path) -> None:
+    """Raise UserError where `workdir` holds a run whose config differs in a way that matters."""
+    if not saved_steps(workdir):
+        return
+    changed = differences(read_meta(workdir)["config"], config.to_dict())
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run with another config, and resuming it would mix the two. What differs: "
+            f"{'; '.join(changed)}. Take another --workdir, or undo the change. (log, checkpoint, eval, mesh, "
+            f"data.workers and a larger train.steps may change.)"
+        )
+
+
+def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State | None:
+    """The newest good checkpoint's state, or None where there is none.
+
+    Raises:
+      UserError: the data are not those that the checkpoint was trained on.
+    """
+    restored = checkpoints.restore(run.shapes)
+    if restored is None:
+        return None
+    was = {k: v for k, v in restored.data.items() if k != "position"}
+    if was != json.loads(json.dumps(data)):
+        raise UserError(
+            f"the data have changed since the checkpoint of step {restored.step}: it saw {was}, now it is {dict(data)}. "
+            f"The order of samples would not go on where it stopped; restore the data, or take another --workdir."
+        )
+    return restored.state
+
+
+def report(probes: "Probes", state: State, workdir: Path) -> None:
+    """The table at the end: to the screen and as results.json."""
+    if not probes.protocols:
+        return
+    results = probes.final(state)
+    if jax.process_index() == 0:
+        path = workdir / "results.json"
+        path.write_text(json.dumps(results_json(results), indent=2) + "\n")
+        print(f"\n{table(results)}\n\nwritten to {path}", flush=True)

@@ -1,0 +1,110 @@
+"""Optimizers as optax transformations that give a direction; the step multiplies it by -lr(state.step).
+
+Which parameters decay, and how fast each layer learns, are rules over parameter paths with a coverage check.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mae_jax.core import tree
+from mae_jax.core.errors import UserError, nearest
+from mae_jax.core.types import Params
+
+# (regular expression over paths, multiplier of optim.weight_decay); first match wins.
+# Pretraining (facebookresearch/mae): vectors do not decay, but class and mask tokens do.
+PRETRAIN_DECAY = ((r"(^|/)(bias|scale)$", 0.0), (r"(^|/)(kernel|class_token|mask_token)$", 1.0))
+# Fine-tuning: neither do class token and positions.
+FINETUNE_DECAY = ((r"(^|/)(bias|scale|class_token|pos_embed)$", 0.0), (r"(^|/)kernel$", 1.0))
+
+
+def decay_multipliers(params: Params, rules: Sequence[tuple[str, float]] = PRETRAIN_DECAY) -> dict[str, float]:
+    """{path: multiplier of the weight decay}; every parameter must be covered by a rule."""
+    return tree.match(rules, tree.flatten(params), "weight-decay rule")
+
+
+def layer_scales(params: Params, depth: int, decay: float) -> dict[str, float]:
+    """{path: learning-rate multiplier decay^(n - id)}, n = depth + 1 (facebookresearch/mae, lr_decay; BEiT).
+
+    Positions, class token and patch embedding have id 0, block i has i + 1, everything else (norms, head) has n.
+    """
+    return {path: decay ** (depth + 1 - _layer_id(path, depth)) for path in tree.flatten(params)}
+
+
+def _layer_id(path: str, depth: int) -> int:
+    if re.search(r"(^|/)(class_token|pos_embed|patch_embed/\w+)$", path):
+        return 0
+    block = re.search(r"(^|/)blocks/(\d+)/", path)
+    return int(block[2]) + 1 if block else depth + 1
+
+
+def per_path(params: Params, values: Mapping[str, float]) -> Params:
+    """{path: number} as a tree like `params`."""
+    return tree.map_with_path(lambda path, _: values[path], params)
+
+
+def scale_by_path(values: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiply each parameter's direction by its own constant (layer decay)."""
+    return optax.stateless(lambda updates, _: tree.map_with_path(lambda path, u: u * values[path], updates))
+
+
+def add_decay(weight_decay: float, multipliers: Mapping[str, float]) -> optax.GradientTransformation:
+    """Add weight_decay * multiplier * parameter to each direction (decoupled, as in AdamW)."""
+
+    def add(updates, params):
+        def one(path, u, p):
+            return u + weight_decay * multipliers[path] * p if multipliers[path] else u
+
+        return tree.map_with_path(one, updates, params)
+
+    return optax.stateless(add)
+
+
+def adamw(b1: float, b2: float, eps: float, weight_decay: float, multipliers: Mapping[str, float]):
+    """AdamW's direction: m / (sqrt(v) + eps) + decay * p (Loshchilov and Hutter, 2019; torch's AdamW)."""
+    return optax.chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), add_decay(weight_decay, multipliers))
+
+
+def lars(momentum: float = 0.9, trust: float = 0.001, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """LARS as facebookresearch/mae writes it for linear probing.
+
+    Arrays of two or more axes: g <- g + wd p, then g <- g * trust |p| / |g| (1 where either norm is 0). Vectors: plain
+    momentum. optax.lars is another rule: it multiplies the learning rate into the momentum buffer, so that the two
+    agree only at a constant rate (tests/train/test_optimizers.py).
+    """
+
+    def rule(updates, params):
+        def one(g, p):
+            if p.ndim <= 1:
+                return g
+            g = g + weight_decay * p
+            p_norm, g_norm = jnp.linalg.norm(p), jnp.linalg.norm(g)
+            return g * jnp.where((p_norm > 0) & (g_norm > 0), trust * p_norm / g_norm, 1.0)
+
+        return jax.tree.map(one, updates, params)
+
+    return optax.chain(optax.stateless(rule), optax.trace(decay=momentum))
+
+
+def make_optimizer(config: Any, params: Params) -> optax.GradientTransformation:
+    """The optimizer that `config` (the optim section) names, for parameters of this tree (shapes suffice).
+
+    Raises:
+      UserError: an unknown optimizer, a parameter that no decay rule covers.
+    """
+    if config.name not in OPTIMIZERS:
+        raise UserError(f"unknown optim.name '{config.name}'. {nearest(config.name, OPTIMIZERS)}")
+    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    multipliers = decay_multipliers(params, config.decay_rules)
+    return optax.chain(*parts, OPTIMIZERS[config.name](config, multipliers))
+
+
+OPTIMIZERS = {
+    "adamw": lambda c, multipliers: adamw(c.b1, c.b2, c.eps, c.weight_decay, multipliers),
+    "lars": lambda c, multipliers: lars(c.momentum, c.trust, c.weight_decay),
+    "sgd": lambda c, multipliers: optax.chain(add_decay(c.weight_decay, multipliers), optax.trace(c.momentum)),
+}

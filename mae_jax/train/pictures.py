@@ -1,0 +1,55 @@
+"""Which images are drawn, prepared as for evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mae_jax.core.errors import UserError
+from mae_jax.core.types import Batch
+from mae_jax.data.decode import BadImage
+from mae_jax.data.sources import Source
+from mae_jax.train.build import Run
+from mae_jax.train.state import State
+
+
+def spread(run: Run, source: Source, count: int) -> Batch:
+    """`count` images of a split, evenly spread over its records."""
+    count = min(count, len(source))
+    if count < 1:
+        raise UserError("nothing to draw: --count (log.pictures) must be at least 1.")
+    return _prepared(run, [source[i * len(source) // count] for i in range(count)])
+
+
+def image_files(run: Run, paths: Sequence[Path]) -> Batch:
+    """Images from files.
+
+    Raises:
+      UserError: a file that is missing or cannot be decoded, by name.
+    """
+    records = []
+    for path in paths:
+        try:
+            records.append({"image": path.read_bytes(), "label": -1})
+        except OSError as error:
+            raise UserError(f"cannot read the image '{path}': {error.strerror}.") from None
+    try:
+        return _prepared(run, records)
+    except BadImage:
+        for path, record in zip(paths, records, strict=True):
+            try:
+                _prepared(run, [record])
+            except BadImage as error:
+                raise UserError(f"cannot use the image '{path}': {error}") from None
+        raise
+
+
+def rest_of(state: State) -> dict[str, Any]:
+    """What a method's loss and encode read besides the parameters."""
+    return {"stats": state["stats"], "ema": state["ema"]["teacher"], "frozen": {}}
+
+
+def _prepared(run: Run, records: Sequence[dict[str, Any]]) -> Batch:
+    augment, rng = run.host_augment(train=False), np.random.default_rng(0)  # the rng is not drawn from
+    return {"image": np.stack([augment(record, rng) for record in records])}

@@ -1,0 +1,98 @@
+"""One train step for every method: microbatches, gradient, optimizer, averages, guard. It knows no paper."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from mae_jax.core.keys import Context
+from mae_jax.core.types import Batch, Params
+from mae_jax.methods.base import Method
+from mae_jax.train.schedules import Schedule
+from mae_jax.train.state import State
+
+Step = Callable[..., tuple[State, dict[str, Array]]]
+
+
+def make_step(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    rate: Schedule,
+    augment: Callable[[Batch, Context], Batch],
+    *,
+    seed: int,
+    microbatches: int = 1,
+    average: float = 0.0,
+) -> Step:
+    """Build `step(state, frozen, batch, plan) -> (state, metrics)`, pure and ready to jit.
+
+    Args:
+      optimizer: gives a direction; the step subtracts rate(step) times it.
+      rate: learning rate of a step.
+      augment: what happens to a batch on the device, before the loss.
+      microbatches: in how many parts the batch runs; the result does not depend on it (but for batch-norm).
+      average: decay of the running average of the weights; 0 keeps none.
+    """
+
+    def step(
+        state: State, frozen: Params, batch: Batch, plan: Hashable = None, given: dict[str, Array] | None = None
+    ) -> tuple[State, dict[str, Array]]:
+        key = jax.random.key(seed)
+        context = lambda rows: Context(key, state["step"], rows, plan=plan, given=given)
+
+        def loss(params, stats, part, rows):
+            ctx = context(rows)
+            rest = {"stats": stats, "ema": state["ema"]["teacher"], "frozen": frozen}
+            value, aux = method.loss(params, rest, augment(part, ctx), ctx)
+            weight = jnp.asarray(aux.weight, jnp.float32)
+            return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
+
+        grads, stats, metrics = accumulate(loss, state["params"], state["stats"], batch, microbatches)
+        direction, opt = optimizer.update(grads, state["opt"], state["params"])
+        lr = rate(state["step"])
+        params = jax.tree.map(lambda p, d: p - lr * d, state["params"], direction)
+        ema = {"teacher": method.evolve(state["ema"]["teacher"], params, stats, context(None).fork("evolve"))}
+        if average:
+            ema["average"] = jax.tree.map(
+                lambda old, new: average * old + (1 - average) * new, state["ema"]["average"], params
+            )
+        metrics |= {"grad_norm": optax.global_norm(grads), "lr": lr}
+        new = {"params": params, "stats": stats, "ema": ema, "opt": opt}
+        return guard(state, new, metrics)
+
+    return step
+
+
+def accumulate(loss: Callable, params: Params, stats: Any, batch: Batch, microbatches: int):
+    """(sum(w g) / sum(w), statistics after the last part, sum(w metric) / sum(w)) over the microbatches."""
+    grad = jax.grad(loss, has_aux=True)
+    rows = jnp.arange(len(jax.tree.leaves(batch)[0]))
+
+    def add(carry, part):
+        stats, total = carry
+        g, (stats, metrics, w) = grad(params, stats, *part)
+        new = (g, jax.tree.map(lambda m: w * m, metrics), w)
+        return (stats, new if total is None else jax.tree.map(jnp.add, total, new)), None
+
+    if microbatches == 1:
+        (stats, (g, metrics, w)), _ = add((stats, None), (batch, rows))
+    else:
+        # Part m is rows m::M: the contiguous cut would move samples between devices.
+        split = lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
+        parts = jax.tree.map(split, (batch, rows))
+        shapes = jax.eval_shape(lambda: add((stats, None), jax.tree.map(lambda x: x[0], parts))[0][1])
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (stats, (g, metrics, w)), _ = jax.lax.scan(add, (stats, zero), parts)
+    scale = 1 / jnp.maximum(w, 1e-12)
+    return jax.tree.map(lambda x: x * scale, g), stats, jax.tree.map(lambda x: x * scale, metrics)
+
+
+def guard(state: State, new: State, metrics: dict[str, Array]) -> tuple[State, dict[str, Array]]:
+    """Take the whole new state if loss and gradient are finite, else keep the whole old one; count and go on."""
+    ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    kept = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, {name: state[name] for name in new})
+    skipped = state["guard"]["skipped"] + jnp.where(ok, 0, 1)
+    return kept | {"step": state["step"] + 1, "guard": {"skipped": skipped}}, metrics | {"skipped": skipped}

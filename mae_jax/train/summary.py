@@ -1,0 +1,55 @@
+"""What a run says of itself before it starts."""
+
+from pathlib import Path
+
+import jax
+
+from mae_jax.train.build import Run, part_sizes
+from mae_jax.train.hardware import peak_flops
+from mae_jax.train.schedules import scaled
+
+
+def summary(run: Run, workdir: Path, data: str, start: int) -> str:
+    """The start-up text: method, size, devices, batch, cost, data, and where things are written."""
+    config, method = run.config, run.method
+    train, optim = config.train, config.optim
+    parts = part_sizes(run.shapes["params"])
+    lines = [
+        ("method", method.name),
+        ("model", _model(method)),
+        ("parameters", f"{_count(sum(parts.values()))}: " + ", ".join(f"{n} {_count(p)}" for n, p in parts.items())),
+        ("data", data),
+        ("devices", f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es)"),
+        ("mesh", ", ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items())),
+        ("batch", f"{train.batch} global = {train.microbatches} microbatch(es) x {run.mesh.size} device(s) x "
+         f"{train.batch / train.microbatches / run.mesh.size:g}"),
+        ("steps", f"{train.steps}, {optim.warmup} of them warm-up" + (f"; resuming after {start}" if start else "")),
+        ("learning rate", f"{scaled(optim.learning_rate, train.batch):.4g} at the peak = {optim.learning_rate:g} x "
+         f"{train.batch} / 256, then a cosine to {optim.end_rate:g}"),
+        ("optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}" + (f", clip {optim.clip:g}" if optim.clip else "")),
+        ("precision", f"{train.precision} compute, float32 weights"),
+    ]  # fmt: skip
+    cost = method.cost()
+    if cost is not None:
+        tokens = f"{train.batch} images, {train.batch * cost.tokens:,} tokens ({train.batch * cost.visible:,} visible)"
+        lines.append(("each step", tokens))
+        peak = peak_flops(run.mesh.devices.flat[0])
+        known = f", {peak / 1e12:g} peak TFLOP/s per device" if peak else ""
+        lines.append(("cost", f"{3 * cost.forward / 1e9:.3g} GFLOP per image (3 x forward, closed formula){known}"))
+    lines.append(("written to", f"{workdir}/  metrics.jsonl, checkpoints/, pictures/, config.json"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:>{width}}  {text}" for name, text in lines)
+
+
+def _model(method) -> str:
+    """The method's own fields, but those that every method has."""
+    shown = {k: v for k, v in vars(method).items() if k != "compute"}
+    return ", ".join(f"{k} {_value(v)}" for k, v in shown.items())
+
+
+def _value(v) -> str:
+    return "x".join(map(str, v)) if isinstance(v, tuple) else f"{v:g}" if isinstance(v, float) else str(v)
+
+
+def _count(n: int) -> str:
+    return f"{n / 1e6:.2f} M" if n >= 1e6 else f"{n / 1e3:.1f} k"

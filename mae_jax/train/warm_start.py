@@ -1,0 +1,54 @@
+"""Weights of another run: to start from, to evaluate, to draw."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mae_jax.core import tree
+from mae_jax.core.errors import UserError
+from mae_jax.train.build import Run
+from mae_jax.train.checkpoint import restore_arrays
+from mae_jax.train.state import State
+
+
+def warm_start(run: Run, workdir: str | None) -> State | None:
+    """A fresh state whose parameters and statistics come from the newest checkpoint of `workdir` (None: nothing).
+
+    The optimizer starts anew; averages start from the loaded weights.
+    """
+    if workdir is None:
+        return None
+    state = run.init()
+    loaded = load_weights(run, Path(workdir))
+    state |= {"params": loaded["params"], "stats": loaded["stats"]}
+    ema: dict[str, Any] = {"teacher": run.method.start_ema(state["params"], state["stats"])}
+    if run.averaging:
+        ema["average"] = jax.tree.map(jax.numpy.copy, state["params"])
+    return state | {"ema": jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), ema, run.shapes["ema"])}
+
+
+def load_weights(run: Run, workdir: Path, step: int | None = None) -> dict[str, Any]:
+    """{"step", "params", "stats", "ema"} of a checkpoint, laid out on the run's mesh; no optimizer state is read.
+
+    Raises:
+      UserError: no checkpoint, or weights that do not have the shapes of this config.
+    """
+    parts = ("step", "params", "stats", "ema")
+    wanted = {part: run.shapes[part] for part in parts}
+    saved = tree.flatten(restore_arrays(workdir, step, subtree=parts))
+    shapes = tree.flatten(wanted)
+    wrong = [
+        f"{path}: {saved[path].shape if path in saved else 'missing'}, the config has {shape.shape}"
+        for path, shape in shapes.items()
+        if not path.startswith("ema/average") and (path not in saved or saved[path].shape != shape.shape)
+    ]
+    if wrong:
+        raise UserError(
+            f"the weights in {workdir} do not fit this config in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. "
+            f"Use the config in {workdir}/config.json, or one with the same model."
+        )
+    shapes = {path: s for path, s in shapes.items() if path in saved}
+    placed = {path: jax.device_put(saved[path], s.sharding) for path, s in shapes.items()}
+    empty = {part: {} for part in parts if part != "step"} | {"ema": {"teacher": {}}}
+    return empty | tree.unflatten(placed)
