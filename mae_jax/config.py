@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib.util
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -156,7 +157,15 @@ def load(spec: str) -> tuple[dict[str, Any], str]:
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"'{path}' is not a Python file; a config is a .py file with a function get_config(arg='').")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    before, folder = set(sys.modules), str(Path(path).resolve().parent)
+    sys.path.insert(0, folder)  # a config may import what its neighbours share
+    try:
+        module_spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(folder)
+        for name in set(sys.modules) - before:  # another folder's neighbour may have the same name
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+                del sys.modules[name]
     if not hasattr(module, "get_config"):
         raise UserError(f"'{path}' has no function get_config(arg=''), so it is no config file.")
     config = module.get_config(argument) if argument else module.get_config()

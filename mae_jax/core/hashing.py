@@ -149,7 +149,7 @@ def check_hashable(path: str, leaf: Any) -> None:
     dtype = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise TypeError(
-            f"'{path}' is a typed PRNG key; hash and save its jax.random.key_data, and wrap that again on loading."
+            f"'{path}' is a typed PRNG key; hash and save its jax.random.key_data, and wrap that on loading."
         )
     name = np.dtype(dtype).name
     if np.dtype(dtype).kind in "OSUMmc" or name in _NARROW:

@@ -29,7 +29,8 @@ BAD_IN_A_ROW = 20  # records that may fail one after the other before the data a
 MESSAGES = 5  # about bad images, per worker
 PARENT_WATCH = 0.5  # seconds between a worker's looks at its parent
 
-_ORDER, _AUGMENT = (0, 1)  # which stream of random numbers: the last word of Philox's counter
+_ORDER = 0  # which stream of random numbers: the last word of Philox's counter
+_AUGMENT = 1
 
 Batch = dict[str, np.ndarray]
 

@@ -4,7 +4,7 @@ Names are those of the official state dicts (and of timm's ViT); weights on thei
 NCHW.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,10 +71,10 @@ def pretraining_method(config: Mapping[str, Any]) -> MAE:
     o = options(config, known, what="MaskedAutoencoderViT", only=only, inert=INERT)
     method = MAE(
         image_size=_pair(o["img_size"]), patch=_pair(o["patch_size"]), channels=o["in_chans"],
-        dim=o["embed_dim"], depth=o["depth"], heads=o["num_heads"], mlp_ratio=o["mlp_ratio"],
+        dim=o["embed_dim"], depth=o["depth"], heads=o["num_heads"], mlp_ratio=float(o["mlp_ratio"]),
         decoder_dim=o["decoder_embed_dim"], decoder_depth=o["decoder_depth"],
         decoder_heads=o["decoder_num_heads"], norm_pix=o["norm_pix_loss"],
-        norm_eps=o["norm_eps"], mask_ratio=o["mask_ratio"],
+        norm_eps=float(o["norm_eps"]), mask_ratio=float(o["mask_ratio"]),
     )  # fmt: skip
     method.check()
     return method
@@ -137,9 +137,10 @@ def classifier_net(config: Mapping[str, Any], *, qkv_bias: bool = True) -> tuple
             f"models_vit.VisionTransformer with num_classes={o['num_classes']} has no head to compare."
         )
     net = Classifier(
-        classes=o["num_classes"], size=sizes(o["img_size"]), patch=sizes(o["patch_size"]), dim=o["embed_dim"],
-        depth=o["depth"], heads=o["num_heads"], mlp_ratio=o["mlp_ratio"], qkv_bias=o["qkv_bias"],
-        qk_scale=o["qk_scale"] or None, norm_eps=o["norm_eps"], pool="mean" if o["global_pool"] else "class",
+        classes=o["num_classes"], size=_pair(o["img_size"]), patch=_pair(o["patch_size"]), dim=o["embed_dim"],
+        depth=o["depth"], heads=o["num_heads"], mlp_ratio=float(o["mlp_ratio"]), qkv_bias=o["qkv_bias"],
+        qk_scale=o["qk_scale"] or None, norm_eps=float(o["norm_eps"]),
+        pool="mean" if o["global_pool"] else "class",
     )  # fmt: skip
     return net, o["in_chans"]
 
@@ -205,7 +206,7 @@ def prepare_positions(golden: Golden) -> Prepared:
     """The fixed table, and the resampling of a given one to two other grids."""
     known = dict(embed_dim=REQUIRED, grid=REQUIRED, up=None, down=None, cls_token=True)
     o = options(golden.config, known, what="util/pos_embed.py")
-    grid = sizes(o["grid"])
+    grid = _pair(o["grid"])
 
     def run(params: dict[str, Any]) -> dict[str, Any]:
         outputs: dict[str, Any] = {"sincos": with_prefix(sincos(o["embed_dim"], grid), int(o["cls_token"]))}
@@ -213,7 +214,7 @@ def prepare_positions(golden: Golden) -> Prepared:
             if o[name] is not None:
                 table = jnp.asarray(_input(golden, "pos_embed"))
                 prefix = table.shape[-2] - grid[0] * grid[1]
-                outputs[f"interp_{name}"] = interpolate(table, grid, sizes(o[name]), prefix)
+                outputs[f"interp_{name}"] = interpolate(table, grid, _pair(o[name]), prefix)
         return outputs
 
     return Prepared(run)
@@ -230,7 +231,7 @@ def prepare_optimization(golden: Golden) -> Prepared:
         if sections["schedule"] is not None:
             known = dict(lr=REQUIRED, warmup_epochs=REQUIRED, epochs=REQUIRED, min_lr=0.0)
             o = options(sections["schedule"], known, what="util/lr_sched.py")
-            rate = warmup_cosine(o["lr"], o["warmup_epochs"], o["epochs"], o["min_lr"])
+            rate = warmup_cosine(*(float(o[name]) for name in ("lr", "warmup_epochs", "epochs", "min_lr")))
             outputs["lr"] = np.array([rate(epoch) for epoch in _input(golden, "epochs").tolist()])
         return outputs
 
@@ -241,7 +242,7 @@ def _lars_steps(golden: Golden, arguments: Mapping[str, Any]) -> dict[str, jax.A
     """{"p0_step1": parameter 0 after step 1, ...} from the inputs p0, p1, ... and grads0 [steps, ...], ..."""
     known = dict(lr=REQUIRED, momentum=0.9, trust_coefficient=0.001, weight_decay=0.0)
     o = options(arguments, known, what="util/lars.py LARS")
-    optimizer = lars(momentum=o["momentum"], trust=o["trust_coefficient"], weight_decay=o["weight_decay"])
+    optimizer = lars(*(float(o[name]) for name in ("momentum", "trust_coefficient", "weight_decay")))
     numbers = sorted(name.removeprefix("grads") for name in golden.inputs if name.startswith("grads"))
     params = {i: jnp.asarray(_input(golden, f"p{i}")) for i in numbers}
     gradients = {i: jnp.asarray(_input(golden, f"grads{i}")) for i in numbers}
@@ -261,7 +262,7 @@ def prepare_mixup(golden: Golden) -> Prepared:
     # These shape the draws, and the draws are stored.
     inert = ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob")
     o = options(golden.config, known, what="timm.data.Mixup", only=only, inert=inert)
-    smoothing = o["label_smoothing"] if o["smoothing"] is None else o["smoothing"]
+    smoothing = float(o["label_smoothing"] if o["smoothing"] is None else o["smoothing"])
     images, labels = _nhwc(_input(golden, "imgs")), jnp.asarray(_input(golden, "labels"))
     logits = jnp.asarray(_input(golden, "logits"))
 
@@ -293,8 +294,9 @@ CASES = {
 }
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    rows, columns = sizes(value)
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A size that the file gives once or as [rows, columns]."""
+    rows, columns = sizes(value if isinstance(value, int) else tuple(value))
     return rows, columns
 
 

@@ -1,4 +1,4 @@
-"""Official constructor arguments, read strictly: one that ours does not understand is an error, not a guess."""
+"""Official constructor arguments, read strictly: one that ours does not understand is an error."""
 
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -8,10 +8,11 @@ arrays: {path: {shape, dtype, hash}}, checksum}. Orbax writes under a temporary 
 It does not notice damaged bytes; the hashes do.
 """
 
+import contextlib
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -20,28 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from mae_jax.core.errors import UserError
 from mae_jax.core.hashing import tree_hash
 from mae_jax.core.tree import flatten, unflatten
 from mae_jax.train.checkpoint_meta import (
-    FORMAT,
-    Damaged,
-    Kept,
-    candidates,
-    checkpoint_directory,
-    compare,
-    first_line,
-    muted_asyncio,
-    no_such_step,
-    none_good,
-    read_meta,
-    read_step,
-    saved_steps,
-    seal,
-    versions,
-)
+    FORMAT, Damaged, Kept, candidates, checkpoint_directory, compare, first_line, muted_asyncio, no_such_step,
+    none_good, read_meta, read_step, saved_steps, seal, versions,
+)  # fmt: skip
 from mae_jax.train.progress import si
 from mae_jax.train.signals import agree
 
@@ -81,8 +70,8 @@ class Checkpoints:
     ):
         if keep < 1:
             raise UserError(
-                f"checkpoint.keep is {keep}, but at least 1 checkpoint must stay; 2 or more let a run survive "
-                f"a damaged one."
+                f"checkpoint.keep is {keep}, but at least 1 checkpoint must stay; 2 or more let a run "
+                f"survive a damaged one."
             )
         self.directory = checkpoint_directory(workdir)
         self._kept = Kept(keep, best, {})
@@ -229,7 +218,8 @@ class Checkpoints:
     def _failed(self, error: Exception) -> NoReturn:
         """Give the space of the unfinished save back, forget the step, and say what happened."""
         step, self._saving = self._saving, None
-        self._kept.scores.pop(step, None)
+        if step is not None:
+            self._kept.scores.pop(step, None)
         free = shutil.disk_usage(self.directory).free
         if jax.process_index() == 0:
             for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
@@ -238,8 +228,8 @@ class Checkpoints:
         raise UserError(
             f"the checkpoint of step {step} could not be written to {self.directory} ({si(free)}B free): "
             f"{first_line(error)}. Checkpoints saved before it are untouched "
-            f"({', '.join(map(str, self.steps())) or 'none'}). Free space or mend the disk and start the same "
-            f"command again."
+            f"({', '.join(map(str, self.steps())) or 'none'}). Free space or mend the disk and start the "
+            f"same command again."
         ) from error
 
     def _set_aside(self, damaged: Iterable[int]) -> None:
@@ -383,8 +373,9 @@ def _read(path: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
     request = ocp.args.PyTreeRestore(
         item=unflatten(items), restore_args=unflatten(arguments), partial_restore=True
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        read = flatten(checkpointer.restore(path, args=request)) if stored else {}
+    # Straight through the handler: a Checkpointer ends in a barrier, where the others would wait for a process that failed.
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        read = flatten(handler.restore(epath.Path(path), args=request)) if stored else {}
     return {name: read[name] if name in read else _empty(leaf) for name, leaf in targets.items()}
 
 

@@ -1,7 +1,8 @@
 """The part of checkpoints that needs neither orbax nor a device: above all the JSON object beside the arrays.
 
 It lies at WORKDIR/checkpoints/STEP/meta/metadata: {format, step, data, config, metrics, versions,
-arrays: {path: {shape, dtype, hash}}, checksum}. A flipped digit would still be JSON: the checksum covers the rest.
+arrays: {path: {shape, dtype, hash}}, checksum}. A flipped digit would still be JSON: the checksum covers the
+  rest.
 """
 
 import contextlib
@@ -87,7 +88,7 @@ def read_step(directory: Path, step: int) -> dict[str, Any]:
       UserError: a newer mae_jax wrote it.
     """
     try:
-        meta = json.loads((directory / str(step) / "meta" / "metadata").read_bytes())
+        meta: dict[str, Any] = json.loads((directory / str(step) / "meta" / "metadata").read_bytes())
         whole = isinstance(meta, dict) and meta.pop("checksum", None) == _checksum(meta)
     except (OSError, ValueError) as error:
         raise Damaged(f"its metadata cannot be read ({type(error).__name__}: {error})") from error
@@ -116,9 +117,9 @@ def compare(where: Path, targets: Mapping[str, Any], saved: Mapping[str, Any]) -
     if faults:
         more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise UserError(
-            f"the state of this run does not fit the checkpoint {where}: {'; '.join(faults[:8])}{more}. The model, "
-            f"the optimizer or their dtypes were changed since it was saved: restore the old config, or start in a "
-            f"new workdir."
+            f"the state of this run does not fit the checkpoint {where}: {'; '.join(faults[:8])}{more}. "
+            f"The model, the optimizer or their dtypes were changed since it was saved: restore the old config, "
+            f"or start in a new workdir."
         )
 
 
@@ -165,8 +166,8 @@ def no_such_step(directory: Path, step: int, steps: Sequence[int]) -> str:
 def none_good(directory: Path, damaged: Mapping[int, str]) -> str:
     reasons = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
     return (
-        f"no good checkpoint among those tried in {directory}. {reasons}. Nothing was changed on disk: bring back "
-        f"a copy of one of them, name another step, or start in a new workdir."
+        f"no good checkpoint among those tried in {directory}. {reasons}. Nothing was changed on disk: bring "
+        f"back a copy of one of them, name another step, or start in a new workdir."
     )
 
 
@@ -191,5 +192,3 @@ def muted_asyncio() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     lines = str(error).split("[tensorstore_spec")[0].strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
-
-

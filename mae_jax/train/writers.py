@@ -58,7 +58,9 @@ class Writers:
             from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(
-                str(self.workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+                str(self.workdir / "tensorboard"),
+                purge_step=resume_step + 1 if resume_step else None,
+                filename_suffix=f".{resume_step}",  # two runs that start within one second would share a file
             )
         if run_wandb is not None:
             self._wandb = _start_wandb(run_wandb, self.workdir, dict(wandb or {}), dict(config or {}))
@@ -183,7 +185,8 @@ def _import_wandb() -> Any:
     except ImportError as error:
         raise UserError(
             "log.wandb is set but the package wandb is not installed. Install it with "
-            "pip install 'mae_jax[wandb]', or set log.wandb to None; metrics.jsonl and TensorBoard are written in any case."
+            "pip install 'mae_jax[wandb]', or set log.wandb to None; metrics.jsonl and TensorBoard are "
+            "written in any case."
         ) from error
     return wandb
 

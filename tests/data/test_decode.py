@@ -38,7 +38,7 @@ def test_palette_one_bit_alpha_and_gif():
     one_bit = Image.fromarray(two).convert("1")
     np.testing.assert_array_equal(decode(encode(one_bit), 1)[..., 0], two)
     palette = Image.fromarray(np.repeat(two[..., None], 3, 2)).quantize(2)
-    for data in (encode(palette, transparency=b"\x00\xff"), encode(palette, "gif"), encode(palette, "tiff")):
+    for data in (encode(palette, transparency=b"\x07\xff"), encode(palette, "gif"), encode(palette, "tiff")):
         np.testing.assert_array_equal(decode(data, 3)[..., 1], two)
 
 

@@ -105,9 +105,9 @@ def test_folder_with_class_directories(tmp_path):
 
 def test_folder_holdout_depends_on_each_name_alone(tmp_path):
     touch(tmp_path / "a", *[f"{i}.png" for i in range(30)])
-    touch(tmp_path / "b", *[f"{i}.png" for i in range(30)], "new.png", "another.png")
+    touch(tmp_path / "b", *[f"{i}.png" for i in range(30)], "00.png", "15a.png")
     split = [set(names(make_source("folder", "test", {"path": str(tmp_path / d)}))) for d in "ab"]
-    assert split[0] == split[1] - {"new.png", "another.png"}
+    assert split[0] == split[1] - {"00.png", "15a.png"}
 
 
 def test_folder_with_split_directories(tmp_path):
@@ -138,10 +138,10 @@ def test_folder_follows_links_and_survives_a_loop(tmp_path):
     touch(tmp_path / "real", "1.png", "2.png")
     touch(tmp_path / "data", "3.png")
     (tmp_path / "data" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "data" / "zwei").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "back").symlink_to(tmp_path / "data")
-    assert names(make_source("folder", "train", {"path": str(tmp_path / "data"), "holdout": 0})) == [
-        "3.png", "link/1.png", "link/2.png",
-    ]  # fmt: skip
+    source = make_source("folder", "train", {"path": str(tmp_path / "data"), "holdout": 0})
+    assert names(source) == ["3.png", "link/1.png", "link/2.png", "zwei/1.png", "zwei/2.png"]
 
 
 def test_npz_layouts(tmp_path):
@@ -210,6 +210,7 @@ def test_fingerprint_sees_files_and_labels_but_not_the_place(tmp_path):
         ("folder", "train", {"path": "{tmp}/imagse"}, "no such directory.*'images'"),
         ("folder", "train", {"path": "{tmp}/file.npz"}, "is a file.*npz"),
         ("folder", "train", {"path": "{tmp}/images"}, "no image below.*jpg, jpeg.*holds notes.txt"),
+        ("folder", "test", {"path": "{tmp}/images"}, "no image below"),
         ("folder", "test", {"path": "{tmp}/one"}, "test split.*is empty.*holdout=0.1"),
         ("folder", "train", {"path": "{tmp}/one", "holdout": 1.0}, "holdout is 1.0"),
         ("npz", "train", {"path": "{tmp}/flie.npz"}, "no such file.*'file.npz'"),

@@ -152,6 +152,13 @@ def test_a_jpeg_decoded_small_gives_the_same_crop(side, shrink, bound):
     assert len(errors) > 5 and np.mean(errors) < bound
 
 
+def test_a_crop_of_a_shrunk_image_is_blind_to_pixels_outside_its_box():
+    image, box = picture(100, 120), (41, 26, 240, 360)  # on an image of 400 x 480
+    other = np.full_like(image, 255)
+    other[10:71, 6:97] = image[10:71, 6:97]  # 41/4 .. 281/4 and 26/4 .. 386/4, out to whole pixels
+    np.testing.assert_array_equal(*(transforms.resize_shrunk(i, box, 4, (30, 40)) for i in (image, other)))
+
+
 def test_a_jpeg_is_not_decoded_small_when_the_crop_has_less_than_twice_the_pixels():
     assert transforms.jpeg_shrink((0, 0, 255, 999), (64, 64)) == 1
     assert transforms.jpeg_shrink((0, 0, 256, 999), (64, 64)) == 2

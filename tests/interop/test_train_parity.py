@@ -21,10 +21,8 @@ def golden():
     return read(GOLDEN / "mae_train20.npz")
 
 
-def train(golden, *, decay_rules=None):
-    """Our train step from the golden's weights on its batches and noise -> (metrics per step, weights by
-    their names).
-    """
+def train(golden):
+    """Our train step on the golden's weights, batches and noise -> (metrics per step, final weights)."""
     config = dict(golden.config)
     recipe = config.pop("recipe")
     method = pretraining_method(config)
@@ -34,11 +32,10 @@ def train(golden, *, decay_rules=None):
         lambda x: method.init(jax.random.key(0), {"image": x}), image[0].astype(jnp.float32)
     )
     params, _ = import_weights(rules, golden.weights, template)
-    multipliers = decay_multipliers(params, *([decay_rules] if decay_rules else []))
+    multipliers = decay_multipliers(params)
     optimizer = adamw(recipe["beta1"], recipe["beta2"], recipe["eps"], recipe["weight_decay"], multipliers)
-    rate = warmup_cosine(
-        recipe["learning_rate"], recipe["warmup_steps"], recipe["steps"], recipe["min_learning_rate"]
-    )
+    names = ("learning_rate", "warmup_steps", "steps", "min_learning_rate")
+    rate = warmup_cosine(*(float(recipe[name]) for name in names))
 
     def augment(batch, ctx):
         return batch | {"image": normalise(batch["image"], (recipe["mean"],), (recipe["std"],))}
@@ -77,11 +74,3 @@ def test_twenty_steps_are_torchs(golden):
             )
         if f"final/{name}" in out:
             np.testing.assert_allclose(tensor, out[f"final/{name}"], atol=1e-5, err_msg=name)
-
-
-def test_the_recording_tells_recipes_apart(golden):
-    """The tolerances above are no formality: what a slip in the recipe would change lies far outside them."""
-    no_token_decay = ((r"(^|/)(bias|scale|class_token|mask_token)$", 0.0), (r"(^|/)kernel$", 1.0))
-    with jax.default_matmul_precision("highest"):
-        _, final = train(golden, decay_rules=no_token_decay)
-    assert np.abs(final["mask_token"] - golden.outputs["final/mask_token"]).max() > 1e-4

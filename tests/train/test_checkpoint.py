@@ -292,6 +292,7 @@ def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 import jax.numpy as jnp, numpy as np
 from mae_jax.train.checkpoint import Checkpoints
 bits = np.random.default_rng(0).integers(0, 2**32, 24_000_000, dtype=np.uint32)  # 96 MB that do not compress
@@ -299,6 +300,8 @@ c = Checkpoints(sys.argv[1])
 c.save(1, {"w": jnp.arange(8)}, data={"next": 1}, config={})
 c.wait()
 c.save(2, {"w": jnp.arange(8), "big": jnp.asarray(bits)}, data={"next": 2}, config={})
+while not list(Path(sys.argv[1], "checkpoints").glob("2*tmp*/state*")):
+    pass  # it is written in the background: kill it as soon as it has begun
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -40,14 +40,27 @@ def test_duration(seconds, text):
 
 @pytest.mark.parametrize(
     "value,text",
-    [(0, "0"), (0.8123, "0.812"), (812, "812"), (999.7, "1k"), (8123, "8.12k"), (1.5e6, "1.5M"), (9.89e14, "989T")],
+    [
+        (0, "0"),
+        (0.8123, "0.812"),
+        (812, "812"),
+        (999.7, "1k"),
+        (8123, "8.12k"),
+        (1.5e6, "1.5M"),
+        (9.89e14, "989T"),
+    ],
 )
 def test_si(value, text):
     assert si(value) == text
 
 
 def test_metric_text():
-    assert [metric_text("loss", v) for v in (0.41234, 12.3456, 0, float("nan"))] == ["0.412", "12.35", "0", "nan"]
+    assert [metric_text("loss", v) for v in (0.41234, 12.3456, 0, float("nan"))] == [
+        "0.412",
+        "12.35",
+        "0",
+        "nan",
+    ]
     assert metric_text("lr", 1e-3) == "1.0e-03"
 
 
@@ -80,7 +93,7 @@ def test_the_rate_follows_a_change():
     for step in range(1, 400):
         clock.now += 0.1 if step < 200 else 1.0
         progress.update(step, {})
-    assert progress.rate == pytest.approx(1, rel=0.01)
+    assert progress.rate == pytest.approx(1, rel=0.02)
 
 
 def test_the_same_step_twice_or_a_clock_that_stands_still_gives_no_rate():

@@ -1,5 +1,8 @@
-"""metrics.jsonl holds each step once, whatever happened; event files can be read back; wandb is optional. And the plot."""
+"""metrics.jsonl holds each step once, whatever happened; event files can be read back; wandb is optional. And
+the plot.
+"""
 
+import io
 import json
 import math
 import sys
@@ -25,7 +28,12 @@ def test_lines_are_strict_json_and_read_back_as_numbers(tmp_path):
         text = (tmp_path / "metrics.jsonl").read_text()  # flushed before close
     assert text == '{"step": 1, "loss": 0.5, "a": "nan", "b": "inf", "c": "-inf", "n": 3.0}\n'
     (record,) = read_jsonl(tmp_path / "metrics.jsonl")
-    assert math.isnan(record["a"]) and record["b"] == math.inf and record["c"] == -math.inf and record["loss"] == 0.5
+    assert (
+        math.isnan(record["a"])
+        and record["b"] == math.inf
+        and record["c"] == -math.inf
+        and record["loss"] == 0.5
+    )
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 6, "lo', '{"step": 6}', "\xff\xfe"])
@@ -76,15 +84,18 @@ def test_tensorboard_files_hold_what_was_written(tmp_path):
         writers.images(2, "reconstruction", picture)
     with Writers(tmp_path, resume_step=2) as writers:
         writers.scalars(3, {"loss": 0.125})
-    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"), purge_orphaned_data=True).Reload()
+    events = event_accumulator.EventAccumulator(
+        str(tmp_path / "tensorboard"), purge_orphaned_data=True
+    ).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1.0), (2, 0.5), (3, 0.125)]
     (image,) = events.Images("reconstruction")
-    import io
 
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image.encoded_image_string))), picture)
 
 
-@pytest.mark.parametrize("image", [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 5), np.uint8)])
+@pytest.mark.parametrize(
+    "image", [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 5), np.uint8)]
+)
 def test_pictures_must_be_uint8_images(tmp_path, image):
     with Writers(tmp_path, tensorboard=False) as writers, pytest.raises(ValueError, match="not uint8"):
         writers.images(1, "x", image)
@@ -112,7 +123,8 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
         runs.append(FakeRun(**arguments))
         return runs[-1]
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Image=lambda image: ("image", image.shape)))
+    fake = types.SimpleNamespace(init=init, Image=lambda image: ("image", image.shape))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
     wanted = {"project": "mae", "name": "small"}
     with Writers(tmp_path, tensorboard=False, wandb=wanted, config={"seed": 1}) as writers:
         writers.scalars(1, {"loss": 0.5})
@@ -146,7 +158,9 @@ def test_plot_of_a_run(tmp_path, probes, width):
     with Writers(tmp_path, tensorboard=False) as writers:
         for step in range(1, 301):
             values = {"loss": math.nan if step == 7 else 1 / step, "lr": 1e-3}
-            writers.scalars(step, {**values, "probe/knn": step / 400} if probes and step % 50 == 0 else values)
+            writers.scalars(
+                step, {**values, "probe/knn": step / 400} if probes and step % 50 == 0 else values
+            )
     path = plot_run(tmp_path)
     assert path == tmp_path / "curves.png"
     image = Image.open(path)

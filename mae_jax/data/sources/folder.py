@@ -37,6 +37,8 @@ class Folder(Spec):
         train = root / "train" if (root / "train").is_dir() else root
         test = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None) if train != root else None
         names = image_files(train)
+        if not names:
+            raise UserError(_nothing(train))
         classes = class_names(names)
         if test is not None:
             base, names = (test, image_files(test)) if split == "test" else (train, names)
@@ -88,12 +90,16 @@ class Files(Source):
 
 def image_files(root: Path) -> list[bytes]:
     """Relative paths of the image files below `root`, "/" between parts, sorted by their bytes."""
-    found, visited = [], set()
+    found: list[bytes] = []
+    above: dict[
+        bytes, frozenset[bytes]
+    ] = {}  # of each directory: itself and those it is reached through, resolved
     for folder, folders, files in os.walk(os.fsencode(root), followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:  # a link that leads back up
+        real, reached = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
+        if real in reached:  # a link that leads back up
             folders.clear()
             continue
-        visited.add(real)
+        above[folder] = reached | {real}
         folders[:] = sorted(f for f in folders if not f.startswith(b"."))
         prefix = os.path.relpath(folder, os.fsencode(root)).replace(os.fsencode(os.sep), b"/")
         for file in files:
