@@ -94,9 +94,7 @@ def draw(
     kind off.
     """
     if not (mixup_alpha > 0 or cutmix_alpha > 0):
-        raise ValueError(
-            "At least one of mixup_alpha and cutmix_alpha must be above 0; to mix nothing, do not mix."
-        )
+        raise ValueError("At least one of mixup_alpha and cutmix_alpha must be above 0; to mix nothing, do not mix.")
     if mixup_alpha <= 0 or cutmix_alpha <= 0:
         switch_probability = 1.0 if cutmix_alpha > 0 else 0.0
     apply_key, switch_key, mixup_key, cutmix_key, row_key, column_key = jax.random.split(key, 6)

@@ -60,8 +60,7 @@ def tree_hash(tree: Any) -> dict[str, tuple[int, int]]:
     for path, leaf in flat.items():
         check_hashable(path, leaf)
     pairs = {
-        path: device_hash(leaf) if isinstance(leaf, jax.Array) else array_hash(leaf)
-        for path, leaf in flat.items()
+        path: device_hash(leaf) if isinstance(leaf, jax.Array) else array_hash(leaf) for path, leaf in flat.items()
     }
     return {path: (int(pair[0]), int(pair[1])) for path, pair in jax.device_get(pairs).items()}
 

@@ -20,7 +20,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def path_name(path: Sequence[Any]) -> str:
     """One key path of jax.tree_util as text."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:

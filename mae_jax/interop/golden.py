@@ -78,27 +78,17 @@ def read(path: str | Path) -> Golden:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} cannot be read as a golden file (an .npz of plain arrays): {error}"
-        ) from error
+        raise UserError(f"{path} cannot be read as a golden file (an .npz of plain arrays): {error}") from error
     try:
         meta = json.loads(str(arrays["meta"]))
         shapes, seed = meta["weights"], int(meta.get("seed", 0))
         stored = _part(arrays, "w/")
-        weights = {
-            name: stored[name] if name in stored else rule_weight(name, shapes[name], seed) for name in shapes
-        }
+        weights = {name: stored[name] if name in stored else rule_weight(name, shapes[name], seed) for name in shapes}
         for name, shape in shapes.items():
             if list(weights[name].shape) != list(shape):
-                raise ValueError(
-                    f"weight {name} is stored with shape {weights[name].shape}, meta says {shape}"
-                )
+                raise ValueError(f"weight {name} is stored with shape {weights[name].shape}, meta says {shape}")
         golden = Golden(meta, _part(arrays, "in/"), _part(arrays, "out/"), weights)
-        if not (
-            isinstance(golden.system, str)
-            and isinstance(golden.name, str)
-            and isinstance(golden.config, dict)
-        ):
+        if not (isinstance(golden.system, str) and isinstance(golden.name, str) and isinstance(golden.config, dict)):
             raise ValueError("meta's system and class must be text and its config a dictionary")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(

@@ -62,11 +62,11 @@ def encoder_rules(channels: int, patch: tuple[int, ...]) -> list[Rule]:
 
 def pretraining_method(config: Mapping[str, Any]) -> MAE:
     """Our method from the arguments of `MaskedAutoencoderViT` (and `mask_ratio` of its forward)."""
-    known = dict(
-        img_size=224, patch_size=16, in_chans=3, embed_dim=1024, depth=24, num_heads=16,
-        decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16, mlp_ratio=4.0,
-        norm_pix_loss=False, norm_eps=1e-6, mask_ratio=0.75,
-    )  # fmt: skip
+    known = {
+        "img_size": 224, "patch_size": 16, "in_chans": 3, "embed_dim": 1024, "depth": 24, "num_heads": 16,
+        "decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_heads": 16, "mlp_ratio": 4.0,
+        "norm_pix_loss": False, "norm_eps": 1e-6, "mask_ratio": 0.75,
+    }  # fmt: skip
     only: dict[str, tuple[Any, ...]] = {"qkv_bias": (True,), "qk_scale": (None,)}
     o = options(config, known, what="MaskedAutoencoderViT", only=only, inert=INERT)
     method = MAE(
@@ -126,16 +126,15 @@ def classifier_net(config: Mapping[str, Any], *, qkv_bias: bool = True) -> tuple
 
     `qkv_bias` is the default where the arguments do not say.
     """
-    known = dict(
-        img_size=224, patch_size=16, in_chans=3, num_classes=1000, embed_dim=768, depth=12, num_heads=12,
-        mlp_ratio=4.0, qkv_bias=qkv_bias, qk_scale=None, norm_eps=1e-6, global_pool=False,
-    )  # fmt: skip
+    known = {
+        "img_size": 224, "patch_size": 16, "in_chans": 3, "num_classes": 1000, "embed_dim": 768, "depth": 12,
+        "num_heads": 12, "mlp_ratio": 4.0, "qkv_bias": qkv_bias, "qk_scale": None, "norm_eps": 1e-6,
+        "global_pool": False,
+    }  # fmt: skip
     only: dict[str, tuple[Any, ...]] = {"representation_size": (None, 0, False), "hybrid_backbone": (None,)}
     o = options(config, known, what="models_vit.VisionTransformer", only=only, inert=INERT)
     if o["num_classes"] < 1:
-        raise UserError(
-            f"models_vit.VisionTransformer with num_classes={o['num_classes']} has no head to compare."
-        )
+        raise UserError(f"models_vit.VisionTransformer with num_classes={o['num_classes']} has no head to compare.")
     net = Classifier(
         classes=o["num_classes"], size=_pair(o["img_size"]), patch=_pair(o["patch_size"]), dim=o["embed_dim"],
         depth=o["depth"], heads=o["num_heads"], mlp_ratio=float(o["mlp_ratio"]), qkv_bias=o["qkv_bias"],
@@ -179,9 +178,7 @@ def _decay_groups(
     ours: dict[str, np.ndarray] = {}
     if "lr_scale" in golden.meta:
         scales = layer_scales(template, depth, float(golden.meta.get("layer_decay", 0.75)))
-        references["meta/lr_scale"], ours["meta/lr_scale"] = _side_by_side(
-            golden.meta["lr_scale"], rules, scales
-        )
+        references["meta/lr_scale"], ours["meta/lr_scale"] = _side_by_side(golden.meta["lr_scale"], rules, scales)
     if "weight_decay" in golden.meta:
         theirs = golden.meta["weight_decay"]
         base = max(theirs.values(), default=0.0)  # the file does not say it apart
@@ -204,7 +201,7 @@ def _side_by_side(
 
 def prepare_positions(golden: Golden) -> Prepared:
     """The fixed table, and the resampling of a given one to two other grids."""
-    known = dict(embed_dim=REQUIRED, grid=REQUIRED, up=None, down=None, cls_token=True)
+    known = {"embed_dim": REQUIRED, "grid": REQUIRED, "up": None, "down": None, "cls_token": True}
     o = options(golden.config, known, what="util/pos_embed.py")
     grid = _pair(o["grid"])
 
@@ -229,7 +226,7 @@ def prepare_optimization(golden: Golden) -> Prepared:
         if sections["lars"] is not None:
             outputs |= _lars_steps(golden, sections["lars"])
         if sections["schedule"] is not None:
-            known = dict(lr=REQUIRED, warmup_epochs=REQUIRED, epochs=REQUIRED, min_lr=0.0)
+            known = {"lr": REQUIRED, "warmup_epochs": REQUIRED, "epochs": REQUIRED, "min_lr": 0.0}
             o = options(sections["schedule"], known, what="util/lr_sched.py")
             rate = warmup_cosine(*(float(o[name]) for name in ("lr", "warmup_epochs", "epochs", "min_lr")))
             outputs["lr"] = np.array([rate(epoch) for epoch in _input(golden, "epochs").tolist()])
@@ -240,7 +237,7 @@ def prepare_optimization(golden: Golden) -> Prepared:
 
 def _lars_steps(golden: Golden, arguments: Mapping[str, Any]) -> dict[str, jax.Array]:
     """{"p0_step1": parameter 0 after step 1, ...} from the inputs p0, p1, ... and grads0 [steps, ...], ..."""
-    known = dict(lr=REQUIRED, momentum=0.9, trust_coefficient=0.001, weight_decay=0.0)
+    known = {"lr": REQUIRED, "momentum": 0.9, "trust_coefficient": 0.001, "weight_decay": 0.0}
     o = options(arguments, known, what="util/lars.py LARS")
     optimizer = lars(*(float(o[name]) for name in ("momentum", "trust_coefficient", "weight_decay")))
     numbers = sorted(name.removeprefix("grads") for name in golden.inputs if name.startswith("grads"))
@@ -257,7 +254,7 @@ def _lars_steps(golden: Golden, arguments: Mapping[str, Any]) -> dict[str, jax.A
 
 def prepare_mixup(golden: Golden) -> Prepared:
     """Mixup with the stored lam, cutmix with the stored box, their soft targets and the logits' loss."""
-    known = dict(num_classes=1000, smoothing=None, label_smoothing=0.1)
+    known = {"num_classes": 1000, "smoothing": None, "label_smoothing": 0.1}
     only = {"mode": ("batch",), "correct_lam": (True,), "cutmix_minmax": (None,)}
     # These shape the draws, and the draws are stored.
     inert = ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob")
@@ -314,8 +311,7 @@ def _gradient_norms(rules: Rules, gradient: Mapping[str, Any]) -> dict[str, Any]
 def _input(golden: Golden, name: str) -> np.ndarray:
     if name not in golden.inputs:
         raise UserError(
-            f"The file of '{golden.name}' lacks the input 'in/{name}'; "
-            f"it has {', '.join(sorted(golden.inputs))}."
+            f"The file of '{golden.name}' lacks the input 'in/{name}'; it has {', '.join(sorted(golden.inputs))}."
         )
     return golden.inputs[name]
 
@@ -324,9 +320,7 @@ def _images(golden: Golden, size: tuple[int, ...], channels: int) -> jax.Array:
     """The stored images [b, h, w, c]; UserError where they are not of the size that the arguments say."""
     image = _nhwc(_input(golden, "imgs"))
     if image.shape[1:] != (*size, channels):
-        raise UserError(
-            f"The images are {image.shape[1:]}, but img_size and in_chans say {(*size, channels)}."
-        )
+        raise UserError(f"The images are {image.shape[1:]}, but img_size and in_chans say {(*size, channels)}.")
     return image
 
 

@@ -106,9 +106,7 @@ class Report:
     unused: dict[str, str]
 
 
-def import_weights(
-    rules: Rules, tensors: Tensors, template: Mapping[str, Any]
-) -> tuple[dict[str, Any], Report]:
+def import_weights(rules: Rules, tensors: Tensors, template: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
     """Return (our tree of numpy arrays, Report).
 
     Args:
@@ -146,9 +144,7 @@ def import_weights(
         else:
             flat[path] = value
     problems += [
-        f"parameter {path} {_shape(leaf)} is filled by no tensor"
-        for path, leaf in wanted.items()
-        if path not in slots
+        f"parameter {path} {_shape(leaf)} is filled by no tensor" for path, leaf in wanted.items() if path not in slots
     ]
     if problems:
         raise UserError(
@@ -159,9 +155,7 @@ def import_weights(
     return tree.unflatten({path: flat[path] for path in wanted}), Report(used, unused)
 
 
-def export_weights(
-    rules: Rules, params: Mapping[str, Any], *, constants: bool = False
-) -> dict[str, np.ndarray]:
+def export_weights(rules: Rules, params: Mapping[str, Any], *, constants: bool = False) -> dict[str, np.ndarray]:
     """Return {their name: array}: the exact inverse of `import_weights`, also of gradients and the like.
 
     `constants=True` adds the tensors that ours recomputes, as a checkpoint of theirs needs them.
@@ -179,9 +173,7 @@ def export_weights(
         for name, array in zip(names, arrays, strict=True):
             tensors[name] = np.ascontiguousarray(array).reshape(array.shape)
     if unknown:
-        raise UserError(
-            f"The name map has no rule for {len(unknown)} of our parameters: {', '.join(unknown)}."
-        )
+        raise UserError(f"The name map has no rule for {len(unknown)} of our parameters: {', '.join(unknown)}.")
     if constants:
         tensors |= {rule.theirs: rule.value for rule in rules if isinstance(rule, Constant)}
     return tensors

@@ -32,8 +32,7 @@ def options(
     for name, value in config.items():
         if name not in names:
             raise UserError(
-                f"{what} takes an argument '{name}' (= {value!r}) that has no counterpart here. "
-                f"{nearest(name, names)}"
+                f"{what} takes an argument '{name}' (= {value!r}) that has no counterpart here. {nearest(name, names)}"
             )
         if name in only and value not in only[name]:
             covered = " or ".join(map(repr, only[name]))

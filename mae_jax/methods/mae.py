@@ -42,6 +42,7 @@ class MAE(Method):
       class_token: whether a class token runs along (Sec. 3: works as well without).
       mask_ratio: share of hidden patches (Fig. 5).
       norm_pix: predict each patch's pixels normalised by its own mean and deviation (Table 1d).
+      norm_eps: of every layer norm.
     """
 
     name: ClassVar[str] = "mae"

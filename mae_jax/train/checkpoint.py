@@ -9,13 +9,12 @@ It does not notice damaged bytes; the hashes do.
 """
 
 import contextlib
-import math
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +26,8 @@ from jax.experimental import multihost_utils
 from mae_jax.core.errors import UserError
 from mae_jax.core.hashing import tree_hash
 from mae_jax.core.tree import flatten, unflatten
-from mae_jax.train.checkpoint_meta import (
-    FORMAT, Damaged, Kept, candidates, checkpoint_directory, compare, first_line, muted_asyncio, no_such_step,
-    none_good, read_meta, read_step, saved_steps, seal, versions,
-)  # fmt: skip
+from mae_jax.train import checkpoint_meta as sidecar
+from mae_jax.train.checkpoint_meta import Damaged, checkpoint_directory, read_meta, saved_steps
 from mae_jax.train.progress import si
 from mae_jax.train.signals import agree
 
@@ -65,16 +62,14 @@ class Checkpoints:
         so that the next step may donate them.
     """
 
-    def __init__(
-        self, workdir: str | Path, *, keep: int = 2, best: str | None = None, asynchronous: bool = True
-    ):
+    def __init__(self, workdir: str | Path, *, keep: int = 2, best: str | None = None, asynchronous: bool = True):
         if keep < 1:
             raise UserError(
                 f"checkpoint.keep is {keep}, but at least 1 checkpoint must stay; 2 or more let a run "
                 f"survive a damaged one."
             )
         self.directory = checkpoint_directory(workdir)
-        self._kept = Kept(keep, best, {})
+        self._kept = sidecar.Kept(keep, best, {})
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
@@ -92,12 +87,12 @@ class Checkpoints:
             ) from error
         for step in self.steps():
             try:
-                self._kept.note(step, read_step(self.directory, step)["metrics"])
+                self._kept.note(step, sidecar.read_step(self.directory, step)["metrics"])
             except Damaged:
                 continue  # restore reports it
         self._saving: int | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +109,7 @@ class Checkpoints:
         *,
         data: Mapping[str, Any],
         config: Mapping[str, Any],
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, SupportsFloat] | None = None,
     ) -> bool:
         """Start saving; False (and nothing done) if this step is already saved.
 
@@ -131,20 +126,20 @@ class Checkpoints:
         if step in self.steps():
             return False
         arrays = flatten(state)
-        meta = seal(
+        meta = sidecar.seal(
             {
-                "format": FORMAT,
+                "format": sidecar.FORMAT,
                 "step": int(step),
                 "data": data,
                 "config": config,
                 "metrics": {name: float(value) for name, value in (metrics or {}).items()},
-                "versions": versions(),
+                "versions": sidecar.versions(),
                 "arrays": _describe(arrays),
             }
         )
         self._kept.note(step, meta["metrics"])
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(unflatten(_without_empty(arrays))),
+            state=ocp.args.StandardSave(unflatten(sidecar.without_empty(arrays))),
             meta=ocp.args.JsonSave(meta),
         )
         self._saving = step
@@ -171,7 +166,7 @@ class Checkpoints:
         self.wait()
         steps = self.steps()
         if step is not None and step not in steps:
-            raise UserError(no_such_step(self.directory, step, steps))
+            raise UserError(sidecar.no_such_step(self.directory, step, steps))
         if not steps:
             return None
         damaged: dict[int, str] = {}
@@ -181,10 +176,8 @@ class Checkpoints:
                 self._set_aside(damaged)
                 return found
             damaged[candidate] = why
-            print(
-                f"checkpoint {self.directory / str(candidate)} is damaged: {why}", file=sys.stderr, flush=True
-            )
-        raise UserError(none_good(self.directory, damaged))
+            print(f"checkpoint {self.directory / str(candidate)} is damaged: {why}", file=sys.stderr, flush=True)
+        raise UserError(sidecar.none_good(self.directory, damaged))
 
     def forget_after(self, step: int) -> None:
         """Delete the checkpoints newer than `step`: after a roll-back to it they belong to a history that did
@@ -227,7 +220,7 @@ class Checkpoints:
         self._manager.reload()
         raise UserError(
             f"the checkpoint of step {step} could not be written to {self.directory} ({si(free)}B free): "
-            f"{first_line(error)}. Checkpoints saved before it are untouched "
+            f"{sidecar.first_line(error)}. Checkpoints saved before it are untouched "
             f"({', '.join(map(str, self.steps())) or 'none'}). Free space or mend the disk and start the "
             f"same command again."
         ) from error
@@ -266,13 +259,11 @@ def restore_arrays(
     directory = checkpoint_directory(workdir)
     roots = (subtree,) if isinstance(subtree, str) else subtree
     damaged: dict[int, str] = {}
-    for candidate in candidates(workdir, step):
+    for candidate in sidecar.candidates(workdir, step):
         try:
-            arrays = read_step(directory, candidate)["arrays"]
+            arrays = sidecar.read_step(directory, candidate)["arrays"]
             wanted = {
-                p: a
-                for p, a in arrays.items()
-                if roots is None or any(p == r or p.startswith(r + "/") for r in roots)
+                p: a for p, a in arrays.items() if roots is None or any(p == r or p.startswith(r + "/") for r in roots)
             }
             if not wanted:
                 tops = sorted({path.split("/")[0] for path in arrays})
@@ -280,14 +271,14 @@ def restore_arrays(
                     f"checkpoint {directory / str(candidate)} holds nothing under {subtree!r}; "
                     f"it has {', '.join(tops)}."
                 )
-            targets = {
-                path: _HostArray(tuple(a["shape"]), jnp.dtype(a["dtype"])) for path, a in wanted.items()
-            }
-            return unflatten(_read_checked(directory, candidate, targets, wanted))
+            targets = {path: _HostArray(tuple(a["shape"]), jnp.dtype(a["dtype"])) for path, a in wanted.items()}
+            found = _read(directory / str(candidate) / "state", targets)
+            _verify(found, wanted)
+            return unflatten(found)
         except Damaged as error:
             damaged[candidate] = str(error)
             print(f"checkpoint {directory / str(candidate)} is damaged: {error}", file=sys.stderr, flush=True)
-    raise UserError(none_good(directory, damaged))
+    raise UserError(sidecar.none_good(directory, damaged))
 
 
 @dataclass(frozen=True)
@@ -299,70 +290,59 @@ class _HostArray:
 
 
 def _attempt(directory: Path, step: int, template: Any) -> tuple[Restored | None, str]:
-    """(restored, "") or (None, why not), the same on every process."""
-    try:
-        found, why = _load(directory, step, template), ""
-    except Damaged as error:
-        found, why = None, str(error)
-    if agree(found is None):
-        return None, why or "another process could not read it"
-    return found, ""
+    """(restored, "") or (None, why not), the same on every process.
 
-
-def _load(directory: Path, step: int, template: Any) -> Restored:
-    meta = read_step(directory, step)
+    Reading fails on one process alone when only its shards are damaged. They agree on that before the hashes, whose sum
+    over devices is a collective that a process left alone would wait in for ever.
+    """
     targets = {path: _target(path, leaf) for path, leaf in flatten(template).items()}
-    compare(directory / str(step), targets, meta["arrays"])
-    arrays = _read_checked(directory, step, targets, meta["arrays"])
+    meta: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    why = ""
+    try:
+        meta = sidecar.read_step(directory, step)
+        sidecar.compare(directory / str(step), targets, meta["arrays"])
+        arrays = _read(directory / str(step) / "state", targets)
+    except Damaged as error:
+        why = str(error)
+    if agree(bool(why)):
+        return None, why or "another process could not read it"
+    try:
+        _verify(arrays, meta["arrays"])
+    except Damaged as error:
+        return None, str(error)
     state = jax.tree.unflatten(jax.tree.structure(template), [arrays[path] for path in targets])
-    return Restored(step, state, meta["data"], meta["config"], meta["metrics"])
+    return Restored(step, state, meta["data"], meta["config"], meta["metrics"]), ""
 
 
 def _target(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         if jax.process_count() > 1:
-            raise TypeError(
-                f"the template's '{path}' has no sharding; with several processes every leaf needs one."
-            )
+            raise TypeError(f"the template's '{path}' has no sharding; with several processes every leaf needs one.")
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _read_checked(
-    directory: Path, step: int, targets: Mapping[str, Any], saved: Mapping[str, Any]
-) -> dict[str, Any]:
-    """{path: array} as the targets say, every hash compared.
+def _verify(arrays: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Compare every hash.
 
     Raises:
-      Damaged: naming the arrays that are not what was written, or the error met in reading.
+      Damaged: naming the arrays that are not what was written.
     """
-    try:
-        with muted_asyncio():
-            arrays = _read(directory / str(step) / "state", targets)
-    except Exception as error:  # orbax and tensorstore raise many kinds on damaged files
-        raise Damaged(f"its arrays cannot be read ({first_line(error)})") from error
-    # Orbax hands the target itself back, or another form, where damage reached its own metadata.
-    sound = {path: a for path, a in arrays.items() if _has_form(a, targets[path])}
-    hashes = tree_hash(sound)
-    wrong = [path for path in arrays if path not in sound or list(hashes[path]) != saved[path]["hash"]]
+    hashes = tree_hash(arrays)
+    wrong = [path for path in arrays if list(hashes[path]) != saved[path]["hash"]]
     if wrong:
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise Damaged(
-            f"{len(wrong)} of {len(arrays)} arrays differ from what was saved: {', '.join(wrong[:8])}{more}"
-        )
-    return arrays
-
-
-def _has_form(array: Any, target: Any) -> bool:
-    return isinstance(array, jax.Array | np.ndarray) and (array.shape, array.dtype) == (
-        target.shape,
-        target.dtype,
-    )
+        raise Damaged(sidecar.listed("differ from what was saved", wrong, len(arrays)))
 
 
 def _read(path: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
-    stored = _without_empty(targets)
+    """{path: array} as the targets say, not yet verified.
+
+    Raises:
+      Damaged: the files cannot be read.
+    """
+    stored = sidecar.without_empty(targets)
     arguments = {
         name: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
         if isinstance(leaf, _HostArray)
@@ -370,24 +350,29 @@ def _read(path: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
         for name, leaf in stored.items()
     }
     items = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
-    request = ocp.args.PyTreeRestore(
-        item=unflatten(items), restore_args=unflatten(arguments), partial_restore=True
-    )
-    # Straight through the handler: a Checkpointer ends in a barrier, where the others would wait for a process that failed.
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        read = flatten(handler.restore(epath.Path(path), args=request)) if stored else {}
-    return {name: read[name] if name in read else _empty(leaf) for name, leaf in targets.items()}
+    request = ocp.args.PyTreeRestore(item=unflatten(items), restore_args=unflatten(arguments), partial_restore=True)
+    try:
+        # Straight through the handler: a Checkpointer ends in a barrier, where all would wait for one that failed.
+        with sidecar.muted_asyncio(), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            read = flatten(handler.restore(epath.Path(path), args=request)) if stored else {}
+    except Exception as error:  # orbax and tensorstore raise many kinds on damaged files
+        raise Damaged(f"its arrays cannot be read ({sidecar.first_line(error)})") from error
+    # Orbax hands the request itself back, or another form, where damage reached its own metadata.
+    odd = [name for name, leaf in stored.items() if not _has_form(read.get(name), leaf)]
+    if odd:
+        raise Damaged(sidecar.listed("came back in another form", odd, len(targets)))
+    return {name: read[name] if name in stored else _empty(leaf) for name, leaf in targets.items()}
+
+
+def _has_form(array: Any, target: Any) -> bool:
+    form = (target.shape, target.dtype)
+    return isinstance(array, jax.Array | np.ndarray) and (array.shape, array.dtype) == form
 
 
 def _empty(leaf: Any) -> Any:
     if isinstance(leaf, _HostArray):
         return np.zeros(leaf.shape, leaf.dtype)
     return jax.jit(lambda: jnp.zeros(leaf.shape, leaf.dtype), out_shardings=leaf.sharding)()
-
-
-def _without_empty(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Orbax refuses arrays of size zero; their shape in the metadata says all there is to know."""
-    return {path: leaf for path, leaf in arrays.items() if math.prod(leaf.shape)}
 
 
 def _describe(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -118,8 +118,8 @@ def compare(where: Path, targets: Mapping[str, Any], saved: Mapping[str, Any]) -
         more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise UserError(
             f"the state of this run does not fit the checkpoint {where}: {'; '.join(faults[:8])}{more}. "
-            f"The model, the optimizer or their dtypes were changed since it was saved: restore the old config, "
-            f"or start in a new workdir."
+            f"The model, the optimizer or their dtypes were changed since it was saved: restore the old "
+            f"config, or start in a new workdir."
         )
 
 
@@ -192,3 +192,13 @@ def muted_asyncio() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     lines = str(error).split("[tensorstore_spec")[0].strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
+
+
+def listed(fault: str, paths: Sequence[str], total: int) -> str:
+    more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+    return f"{len(paths)} of {total} arrays {fault}: {', '.join(paths[:8])}{more}"
+
+
+def without_empty(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Orbax refuses arrays of size zero; their shape in the metadata says all there is to know."""
+    return {path: leaf for path, leaf in arrays.items() if math.prod(leaf.shape)}

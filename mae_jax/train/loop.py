@@ -87,7 +87,7 @@ class Loop:
         self.probes = Probes(run, source, test)
         self.pictures = reconstructor(run.method, run.augment)
         self.replaced = 0
-        self.scores: dict[str, float] = {}
+        self.scores: dict[str, float] = {}  # of this step; by them the best checkpoint is chosen
 
     def run(self, state: State, start: int, preemption: Preemption) -> tuple[State, bool]:
         """Train from step `start` -> (state, whether the schedule was finished)."""
@@ -150,7 +150,8 @@ class Loop:
     def look(self, step: int, state: State) -> None:
         """Online probes and pictures, when they are due."""
         config, last = self.config, step == self.config.train.steps
-        if config.eval.every and step % config.eval.every == 0 and not (last and config.eval.protocols):
+        self.scores = {}
+        if config.eval.every and step % config.eval.every == 0:
             self.scores = self.probes.online(state)
             self.writers.scalars(step, self.scores)
         if last or (config.log.pictures_every and step % config.log.pictures_every == 0):

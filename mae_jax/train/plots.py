@@ -32,9 +32,7 @@ def plot_run(workdir: str | Path) -> Path:
     names = sorted({name for record in records for name in record if name.startswith("probe/")})
     probes = {name.removeprefix("probe/"): series(records, name) for name in names}
     if not losses[0] and not probes:
-        raise UserError(
-            f"{source} holds no 'loss' and no 'probe/...' values to draw yet. Train some steps first."
-        )
+        raise UserError(f"{source} holds no 'loss' and no 'probe/...' values to draw yet. Train some steps first.")
     panels = (1 if losses[0] else 0) + (1 if probes else 0)
     figure = Figure(figsize=(6.0 * panels, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -52,14 +50,12 @@ def plot_run(workdir: str | Path) -> Path:
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """(steps, values) of one metric, non-finite values left out."""
     found = [
-        (r["step"], float(r[name]))
-        for r in records
-        if isinstance(r.get(name), int | float) and math.isfinite(r[name])
+        (r["step"], float(r[name])) for r in records if isinstance(r.get(name), int | float) and math.isfinite(r[name])
     ]
     return [step for step, _ in found], [value for _, value in found]
 
 
-def running_median(values: Sequence[float], width: int) -> list[float]:
+def running_median(values: Sequence[float | int], width: int) -> list[float]:
     """Median of the `width` values centred on each, fewer at both ends: one spike leaves no step in it."""
     half = width // 2
     return [statistics.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
@@ -105,5 +101,5 @@ def _finish(axes: Axes, label: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _quantile(values: Sequence[float], q: float) -> float:
+def _quantile(values: Sequence[float | int], q: float) -> float:
     return sorted(values)[min(len(values) - 1, int(q * len(values)))]

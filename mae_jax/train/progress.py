@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TextIO
+from typing import Any
 
 _SMOOTHING_S = 30.0  # the rate shown forgets what is older than about this
 
@@ -21,6 +21,7 @@ class Progress:
       batch: samples per step, for the rate in samples per second.
       unit: what a sample is called.
       start: the step already reached (a resumed run).
+      stream: text file to write to, by default stderr.
       active: False on all processes but the first: prints nothing.
       clock: seconds, monotonic (a test gives its own).
     """
@@ -32,7 +33,7 @@ class Progress:
         batch: int = 1,
         unit: str = "img",
         start: int = 0,
-        stream: TextIO | None = None,
+        stream: Any = None,
         active: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -44,7 +45,7 @@ class Progress:
         self._step, self._time, self._intervals = start, clock(), 0
         self._width = 0
 
-    def update(self, step: int, metrics: Mapping[str, float], mfu: float | None = None) -> str:
+    def update(self, step: int, metrics: Mapping[str, float | int], mfu: float | None = None) -> str:
         """Show the step's line and return it.
 
         Args:
@@ -111,14 +112,14 @@ class Progress:
         self._stream.flush()
 
 
-def metric_text(name: str, value: float) -> str:
+def metric_text(name: str, value: float | int) -> str:
     """A metric's value in few characters: four digits, learning rates as 1.0e-03."""
     if name == "lr":
         return f"{value:.1e}"
     return f"{value:.4g}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """42s, 1m12s, 3h05m, 2d07h; "?" if it is not finite."""
     if not 0 <= seconds < float("inf"):
         return "?"
@@ -133,7 +134,7 @@ def duration(seconds: float) -> str:
     return f"{days}d{hours % 24:02d}h"
 
 
-def si(value: float) -> str:
+def si(value: float | int) -> str:
     """Three digits and a prefix: 0.81, 8.12, 812, 8.12k, 1.5M."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor * 0.9995:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,14 +31,13 @@ class Preemption:
         self.requested = False
         self.active = False
         self.received: str | None = None  # the signal's name, for the message that says why the run ends
+        self._interrupted = False
         self._old: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Preemption":
         self.active = threading.current_thread() is threading.main_thread()
         if self.active:
-            self._old = {
-                number: signal.signal(number, self._caught) for number in (signal.SIGTERM, signal.SIGINT)
-            }
+            self._old = {number: signal.signal(number, self._caught) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(
@@ -53,15 +52,14 @@ class Preemption:
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if number == signal.SIGINT and self.received == "SIGINT":
+        if number == signal.SIGINT and self._interrupted:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
             return
+        self._interrupted = self._interrupted or number == signal.SIGINT
         self.received = name
         self.requested = True
-        note = "stopping after this step" + (
-            "; press Ctrl-C again to stop at once" if name == "SIGINT" else ""
-        )
+        note = "stopping after this step" + ("; press Ctrl-C again to stop at once" if name == "SIGINT" else "")
         os.write(
             2, f"\n{name} received: {note}\n".encode()
         )  # print() is not safe inside a handler: it may hold its own lock

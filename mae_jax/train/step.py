@@ -59,7 +59,7 @@ def make_step(
             ema["average"] = jax.tree.map(
                 lambda old, new: average * old + (1 - average) * new, state["ema"]["average"], params
             )
-        metrics |= {"grad_norm": optax.global_norm(grads), "lr": lr}
+        metrics |= {"grad_norm": optax.tree.norm(grads), "lr": lr}
         new = {"params": params, "stats": stats, "ema": ema, "opt": opt}
         return guard(state, new, metrics)
 

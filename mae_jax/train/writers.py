@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Writers:
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
             drop_after(path, resume_step)
-            self._lines = open(path, "a", encoding="utf-8")
+            self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error}. Choose a workdir that can be written.") from error
         if tensorboard:
@@ -65,13 +65,13 @@ class Writers:
         if run_wandb is not None:
             self._wandb = _start_wandb(run_wandb, self.workdir, dict(wandb or {}), dict(config or {}))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Writers":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Write the step's metrics: one line of JSON, on disk when this returns (a non-finite number as
         "nan", "inf", "-inf").
         """
@@ -79,8 +79,7 @@ class Writers:
             return
         numbers = {name: float(value) for name, value in values.items()}
         self._lines.write(
-            json.dumps({"step": int(step), **{n: _plain(v) for n, v in numbers.items()}}, allow_nan=False)
-            + "\n"
+            json.dumps({"step": int(step), **{n: _plain(v) for n, v in numbers.items()}}, allow_nan=False) + "\n"
         )
         self._lines.flush()
         if self._tensorboard is not None:
@@ -141,10 +140,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
                 f"line {number} of {path} is no JSON object with a step ({error}). Mend or delete that line."
             ) from error
         records.append(
-            {
-                name: _WORDS.get(value, value) if isinstance(value, str) else value
-                for name, value in record.items()
-            }
+            {name: _WORDS.get(value, value) if isinstance(value, str) else value for name, value in record.items()}
         )
     return records
 
@@ -156,11 +152,7 @@ def drop_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     records = read_jsonl(path)
-    kept = [
-        {name: _plain(value) for name, value in record.items()}
-        for record in records
-        if record["step"] <= step
-    ]
+    kept = [{name: _plain(value) for name, value in record.items()} for record in records if record["step"] <= step]
     text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
     if text.encode() == path.read_bytes():
         return

@@ -53,9 +53,7 @@ def test_hard_labels_are_the_unsmoothed_limit():
     labels = jnp.arange(5)
     expected = -np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[np.arange(5), np.arange(5)]
     np.testing.assert_allclose(cross_entropy(logits, labels), expected, rtol=1e-5)
-    np.testing.assert_allclose(
-        soft_cross_entropy(logits, soft_targets(labels, 7, 0.0, 1.0)), expected, rtol=1e-5
-    )
+    np.testing.assert_allclose(soft_cross_entropy(logits, soft_targets(labels, 7, 0.0, 1.0)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +103,6 @@ def test_mix_follows_the_draw():
         mixed, targets = mix(images, labels, one, classes=4, smoothing=0.1)
         kind = bool(one.use_cutmix)
         kinds.add(kind)
-        np.testing.assert_allclose(
-            mixed, cutmix(images, one.box) if kind else mixup(images, one.lam), atol=1e-6
-        )
+        np.testing.assert_allclose(mixed, cutmix(images, one.box) if kind else mixup(images, one.lam), atol=1e-6)
         np.testing.assert_allclose(targets.sum(-1), np.ones(4), atol=1e-6)
     assert kinds == {True, False}

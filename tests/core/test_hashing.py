@@ -100,9 +100,7 @@ def test_swaps_and_shifts_are_seen():
     swapped[2, 3], swapped[5, 1] = x[5, 1], x[2, 3]
     hashes = {array_hash(y) for y in [x, swapped, *others]}
     assert len(hashes) == 8
-    assert (
-        len({array_hash(np.zeros(n, np.float32)) for n in range(2000)}) == 2000
-    )  # padding with zeros counts too
+    assert len({array_hash(np.zeros(n, np.float32)) for n in range(2000)}) == 2000  # padding with zeros counts too
 
 
 @pytest.mark.parametrize("spec", [("data",), (None, "fsdp"), ("data", "fsdp"), (("data", "fsdp"),), ()])
@@ -115,9 +113,7 @@ def test_the_same_under_any_sharding(spec):
 
 def test_a_sharded_array_is_hashed_where_it_lies():
     mesh = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("data", "fsdp"))
-    x = jax.ShapeDtypeStruct(
-        (16, 24), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec("data", "fsdp"))
-    )
+    x = jax.ShapeDtypeStruct((16, 24), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec("data", "fsdp")))
     text = device_hash.lower(x).compile().as_text()
     collectives = set(
         re.findall(r"\b(all-gather|all-to-all|collective-permute|reduce-scatter|all-reduce)\b(?=\()", text)

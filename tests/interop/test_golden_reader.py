@@ -12,9 +12,7 @@ from mae_jax.interop.golden import read, rule_weight
 
 
 def test_weight_rule():
-    draw = (
-        np.random.default_rng([zlib.crc32(b"blocks.0.norm1.weight"), 3]).standard_normal(5).astype(np.float32)
-    )
+    draw = np.random.default_rng([zlib.crc32(b"blocks.0.norm1.weight"), 3]).standard_normal(5).astype(np.float32)
     np.testing.assert_array_equal(rule_weight("blocks.0.norm1.weight", [5], 3), 1 + np.float32(0.1) * draw)
     assert abs(rule_weight("a.weight", (100, 100), 0).std() - 0.1) < 0.003
     assert abs(rule_weight("a.weight", (10000,), 0).mean() - 1) < 0.005

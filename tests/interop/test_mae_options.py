@@ -18,13 +18,24 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent.parent / "reference"))
 import mae_torch  # noqa: E402
 
-BASE = dict(
-    img_size=16, patch_size=4, in_chans=3, embed_dim=24, depth=1, num_heads=3, mlp_ratio=4.0, norm_eps=1e-6
-)
-DECODER = dict(
-    decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2, mask_ratio=0.75, norm_pix_loss=False
-)
-CLASSES = dict(num_classes=5, qkv_bias=True, global_pool=True)
+BASE = {
+    "img_size": 16,
+    "patch_size": 4,
+    "in_chans": 3,
+    "embed_dim": 24,
+    "depth": 1,
+    "num_heads": 3,
+    "mlp_ratio": 4.0,
+    "norm_eps": 1e-6,
+}
+DECODER = {
+    "decoder_embed_dim": 16,
+    "decoder_depth": 1,
+    "decoder_num_heads": 2,
+    "mask_ratio": 0.75,
+    "norm_pix_loss": False,
+}
+CLASSES = {"num_classes": 5, "qkv_bias": True, "global_pool": True}
 
 
 def record(path, name, config, given, model):
@@ -42,15 +53,11 @@ def record(path, name, config, given, model):
         "seed": 7,
         "weights": {n: w.shape for n, w in weights.items()},
     }
-    return write(
-        path, meta, {f"in/{k}": v for k, v in given.items()} | {f"out/{k}": v for k, v in outputs.items()}
-    )
+    return write(path, meta, {f"in/{k}": v for k, v in given.items()} | {f"out/{k}": v for k, v in outputs.items()})
 
 
 def images(config, rng):
-    return rng.standard_normal((2, config["in_chans"], *mae_torch.pair(config["img_size"]))).astype(
-        np.float32
-    )
+    return rng.standard_normal((2, config["in_chans"], *mae_torch.pair(config["img_size"]))).astype(np.float32)
 
 
 def assert_equal(path):
@@ -61,18 +68,18 @@ def assert_equal(path):
 @pytest.mark.parametrize(
     "change",
     [
-        dict(img_size=[12, 20], patch_size=[3, 5], in_chans=1, norm_pix_loss=True),
-        dict(img_size=[8, 24], patch_size=[4, 4], in_chans=5, mask_ratio=0.6, decoder_num_heads=4),
-        dict(
-            embed_dim=32,
-            num_heads=8,
-            depth=3,
-            decoder_depth=2,
-            mlp_ratio=2.5,
-            norm_eps=1e-3,
-            patch_size=8,
-            mask_ratio=0.5,
-        ),
+        {"img_size": [12, 20], "patch_size": [3, 5], "in_chans": 1, "norm_pix_loss": True},
+        {"img_size": [8, 24], "patch_size": [4, 4], "in_chans": 5, "mask_ratio": 0.6, "decoder_num_heads": 4},
+        {
+            "embed_dim": 32,
+            "num_heads": 8,
+            "depth": 3,
+            "decoder_depth": 2,
+            "mlp_ratio": 2.5,
+            "norm_eps": 1e-3,
+            "patch_size": 8,
+            "mask_ratio": 0.5,
+        },
     ],
 )
 def test_pretraining(tmp_path, change):
@@ -86,22 +93,20 @@ def test_pretraining(tmp_path, change):
 @pytest.mark.parametrize(
     "change",
     [
-        dict(img_size=[12, 20], patch_size=[3, 5], in_chans=1, drop_path_rate=0.1),
-        dict(global_pool=False, qkv_bias=False, num_heads=4, depth=2, norm_eps=1e-5, num_classes=1),
+        {"img_size": [12, 20], "patch_size": [3, 5], "in_chans": 1, "drop_path_rate": 0.1},
+        {"global_pool": False, "qkv_bias": False, "num_heads": 4, "depth": 2, "norm_eps": 1e-5, "num_classes": 1},
     ],
 )
 def test_classifier(tmp_path, change):
     config = BASE | CLASSES | change
     rng = np.random.default_rng(1)
     given = {"imgs": images(config, rng), "labels": rng.integers(0, config["num_classes"], 2)}
-    path = record(
-        tmp_path / "x.npz", "models_vit.VisionTransformer", config, given, mae_torch.Classifier(config)
-    )
+    path = record(tmp_path / "x.npz", "models_vit.VisionTransformer", config, given, mae_torch.Classifier(config))
     assert_equal(path)
 
 
 def test_bias_of_qkv_is_read_from_the_weights(tmp_path):
-    config = BASE | CLASSES | dict(qkv_bias=False)
+    config = BASE | CLASSES | {"qkv_bias": False}
     rng = np.random.default_rng(2)
     given = {"imgs": images(config, rng), "labels": rng.integers(0, 5, 2)}
     model = mae_torch.Classifier(config)
@@ -111,17 +116,17 @@ def test_bias_of_qkv_is_read_from_the_weights(tmp_path):
 
 @pytest.mark.parametrize("build", [pretraining_method, classifier_net])
 def test_arguments_are_read_strictly(build):
-    build(dict(drop_path_rate=0.2, drop_rate=0.1))  # without effect in eval mode
+    build({"drop_path_rate": 0.2, "drop_rate": 0.1})  # without effect in eval mode
     with pytest.raises(UserError, match=r"'embed_dims'.*Did you mean 'embed_dim'"):
-        build(dict(embed_dims=32))
+        build({"embed_dims": 32})
     with pytest.raises(UserError, match=r"init_values.* 1e-05"):
-        build(dict(init_values=1e-5))
+        build({"init_values": 1e-5})
 
 
 def test_arguments_of_the_pretraining_model():
     with pytest.raises(UserError, match=r"qkv_bias=False"):
-        pretraining_method(dict(qkv_bias=False))
+        pretraining_method({"qkv_bias": False})
     with pytest.raises(UserError, match=r"does not divide"):
-        pretraining_method(dict(img_size=225))
+        pretraining_method({"img_size": 225})
     with pytest.raises(UserError, match=r"num_classes=0"):
-        classifier_net(dict(num_classes=0))
+        classifier_net({"num_classes": 0})

@@ -132,9 +132,7 @@ def test_several_of_theirs_fill_one_of_ours():
     rng = np.random.default_rng(2)
     theirs = {f"layer.{i}.{p}.weight": rng.standard_normal((2, 4)) for i in range(2) for p in "vkq"}
     theirs |= {f"layer.{i}.{p}.bias": rng.standard_normal(2) for i in range(2) for p in "kvq"}
-    template = {
-        "blocks": {str(i): {"qkv": {"kernel": np.zeros((4, 6)), "bias": np.zeros(6)}} for i in range(2)}
-    }
+    template = {"blocks": {str(i): {"qkv": {"kernel": np.zeros((4, 6)), "bias": np.zeros(6)}} for i in range(2)}}
     ours, _ = import_weights(rules, theirs, template)
     np.testing.assert_array_equal(ours["blocks"]["1"]["qkv"]["kernel"][:, 2:4], theirs["layer.1.k.weight"].T)
     back = export_weights(rules, ours)
@@ -182,8 +180,9 @@ def test_all_misfits_are_told_at_once(theirs, template):
         import_weights(RULES, theirs, template)
 
 
-def test_two_tensors_for_one_parameter():
-    rules = [Rule("a", "x"), Rule("b", "x")]
+@pytest.mark.parametrize("second", ["b", ("c", "b")])
+def test_two_tensors_for_one_parameter(second):
+    rules = [Rule("a", "x"), Rule(second, "x")]
     with pytest.raises(UserError, match="b and a both fill x"):
         import_weights(rules, {"a": np.zeros(1), "b": np.zeros(1)}, {"x": np.zeros(1)})
 

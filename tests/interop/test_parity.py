@@ -40,9 +40,7 @@ def failed(tmp_path, name, change):
     """Outputs that fail after `change(meta, arrays)`."""
     meta, arrays = raw(name)
     change(meta, arrays)
-    return {
-        line.output for line in parity.compare(read(write(tmp_path / "x.npz", meta, arrays))) if not line.ok
-    }
+    return {line.output for line in parity.compare(read(write(tmp_path / "x.npz", meta, arrays))) if not line.ok}
 
 
 def break_weight(meta, arrays):
@@ -111,8 +109,7 @@ def test_command(capsys, tmp_path):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 7
     assert all(
-        set(line) == {"file", "output", "max_abs", "max_rel", "ok"} and line["file"] == str(good)
-        for line in lines
+        set(line) == {"file", "output", "max_abs", "max_rel", "ok"} and line["file"] == str(good) for line in lines
     )
     assert {line["output"] for line in lines} == set(read(good).outputs)
     assert run("--tolerance", "1e-12", good) == 1

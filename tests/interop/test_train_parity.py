@@ -28,9 +28,7 @@ def train(golden):
     method = pretraining_method(config)
     rules = pretraining_rules(method)
     image = jnp.asarray(golden.inputs["imgs"]).transpose(0, 1, 3, 4, 2)
-    template, _ = jax.eval_shape(
-        lambda x: method.init(jax.random.key(0), {"image": x}), image[0].astype(jnp.float32)
-    )
+    template, _ = jax.eval_shape(lambda x: method.init(jax.random.key(0), {"image": x}), image[0].astype(jnp.float32))
     params, _ = import_weights(rules, golden.weights, template)
     multipliers = decay_multipliers(params)
     optimizer = adamw(recipe["beta1"], recipe["beta2"], recipe["eps"], recipe["weight_decay"], multipliers)
@@ -48,9 +46,7 @@ def train(golden):
         given = {"mask": jnp.asarray(golden.inputs["noise"][i])}
         state, metrics = step(state, {}, {"image": image[i]}, given=given)
         history.append(metrics)
-    return {name: np.array([m[name] for m in history]) for name in history[0]}, export_weights(
-        rules, state["params"]
-    )
+    return {name: np.array([m[name] for m in history]) for name in history[0]}, export_weights(rules, state["params"])
 
 
 def test_twenty_steps_are_torchs(golden):
@@ -69,8 +65,6 @@ def test_twenty_steps_are_torchs(golden):
             np.linalg.norm(tensor), out[f"norm/{name}"], rtol=1e-2 if noisy else 1e-5, err_msg=name
         )
         if not noisy:
-            np.testing.assert_allclose(
-                np.linalg.norm(tensor - start), out[f"moved/{name}"], rtol=1e-4, err_msg=name
-            )
+            np.testing.assert_allclose(np.linalg.norm(tensor - start), out[f"moved/{name}"], rtol=1e-4, err_msg=name)
         if f"final/{name}" in out:
             np.testing.assert_allclose(tensor, out[f"final/{name}"], atol=1e-5, err_msg=name)

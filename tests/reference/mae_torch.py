@@ -21,15 +21,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-CONFIG = dict(
-    img_size=16, patch_size=4, in_chans=3, embed_dim=32, depth=2, num_heads=4,
-    decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2, mlp_ratio=4.0,
-    norm_pix_loss=True, norm_eps=1e-6, mask_ratio=0.75,
-)  # fmt: skip
-RECIPE = dict(
-    steps=20, batch=4, learning_rate=4e-3, warmup_steps=5, min_learning_rate=0.0, weight_decay=0.05,
-    beta1=0.9, beta2=0.95, eps=1e-8, mean=0.5, std=0.5,
-)  # fmt: skip
+CONFIG = {
+    "img_size": 16, "patch_size": 4, "in_chans": 3, "embed_dim": 32, "depth": 2, "num_heads": 4,
+    "decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2, "mlp_ratio": 4.0,
+    "norm_pix_loss": True, "norm_eps": 1e-6, "mask_ratio": 0.75,
+}  # fmt: skip
+RECIPE = {
+    "steps": 20, "batch": 4, "learning_rate": 4e-3, "warmup_steps": 5, "min_learning_rate": 0.0, "weight_decay": 0.05,
+    "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "mean": 0.5, "std": 0.5,
+}  # fmt: skip
 SEED = 20
 WHOLE = (
     "cls_token", "mask_token", "patch_embed.proj.weight", "blocks.1.attn.qkv.weight", "blocks.0.norm1.weight",
@@ -86,9 +86,7 @@ class MAE(nn.Module):
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(c["in_chans"], d, p, stride=p)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
-        self.blocks = nn.ModuleList(
-            Block(d, c["num_heads"], c["mlp_ratio"], c["norm_eps"]) for _ in range(c["depth"])
-        )
+        self.blocks = nn.ModuleList(Block(d, c["num_heads"], c["mlp_ratio"], c["norm_eps"]) for _ in range(c["depth"]))
         self.norm = nn.LayerNorm(d, eps=c["norm_eps"])
         self.decoder_embed = nn.Linear(d, e)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, e))
@@ -128,9 +126,14 @@ class MAE(nn.Module):
         error = ((pred - target) ** 2).mean(-1)
         loss = (error * hidden).sum() / hidden.sum()
         restore = torch.argsort(order, dim=1)
-        seen = dict(
-            latent=latent, mask=hidden, ids_restore=restore, pred=pred, target_patches=patches[:1], loss=loss
-        )
+        seen = {
+            "latent": latent,
+            "mask": hidden,
+            "ids_restore": restore,
+            "pred": pred,
+            "target_patches": patches[:1],
+            "loss": loss,
+        }
         return loss, seen
 
 
@@ -147,9 +150,7 @@ class Classifier(nn.Module):
         self.patch_embed.proj = nn.Conv2d(c["in_chans"], d, p, stride=p)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, d))
-        self.blocks = nn.ModuleList(
-            Block(d, c["num_heads"], c["mlp_ratio"], c["norm_eps"]) for _ in range(c["depth"])
-        )
+        self.blocks = nn.ModuleList(Block(d, c["num_heads"], c["mlp_ratio"], c["norm_eps"]) for _ in range(c["depth"]))
         if not c["qkv_bias"]:
             for block in self.blocks:
                 block.attn.qkv.bias = None
@@ -166,7 +167,7 @@ class Classifier(nn.Module):
         features = self.fc_norm(x[:, 1:].mean(1)) if self.pool else self.norm(x)[:, 0]
         logits = self.head(features)
         loss = F.cross_entropy(logits, labels)
-        return loss, dict(features=features, logits=logits, loss=loss)
+        return loss, {"features": features, "logits": logits, "loss": loss}
 
 
 def pair(value):
@@ -197,9 +198,7 @@ def position_table(dim, rows, columns):
 
 def rule_weight(name, shape, seed):
     """The golden weight rule: 0.1 N(0, 1), about 1 for a norm's scale."""
-    normal = (
-        np.random.default_rng([zlib.crc32(name.encode()), seed]).standard_normal(shape).astype(np.float32)
-    )
+    normal = np.random.default_rng([zlib.crc32(name.encode()), seed]).standard_normal(shape).astype(np.float32)
     scale = np.float32(0.1) * normal
     return torch.from_numpy(1 + scale if name.endswith("weight") and len(shape) == 1 else scale)
 
@@ -252,9 +251,7 @@ def main(path):
     final = {name: p.detach() for name, p in model.named_parameters()}
     outputs = {"loss": np.float32(losses), "lr": np.float64(rates), "gradient_norm": np.float64(norms)}
     outputs |= {f"norm/{name}": np.float64(p.double().norm().item()) for name, p in final.items()}
-    outputs |= {
-        f"moved/{name}": np.float64((p - start[name]).double().norm().item()) for name, p in final.items()
-    }
+    outputs |= {f"moved/{name}": np.float64((p - start[name]).double().norm().item()) for name, p in final.items()}
     outputs |= {f"final/{name}": final[name].numpy() for name in WHOLE}
     meta = {
         "system": "mae", "class": "20 training steps", "source": "tests/reference/mae_torch.py", "commit": "",

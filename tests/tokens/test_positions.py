@@ -18,9 +18,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "mae" / "pos_embed.npz"
 @pytest.fixture(scope="module")
 def golden():
     with np.load(GOLDEN, allow_pickle=False) as file:
-        return json.loads(str(file["meta"]))["config"], {
-            name: file[name] for name in file.files if name != "meta"
-        }
+        return json.loads(str(file["meta"]))["config"], {name: file[name] for name in file.files if name != "meta"}
 
 
 def test_sincos_is_the_authors(golden):
@@ -66,9 +64,7 @@ def test_interpolation_is_torchs(golden, name, key, kind):
     np.testing.assert_allclose(np.asarray(result), arrays[f"out/{name}"], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "old,new", [((5, 7), (8, 3)), ((1, 4), (3, 9)), ((14, 14), (16, 12)), ((2, 2), (1, 1))]
-)
+@pytest.mark.parametrize("old,new", [((5, 7), (8, 3)), ((1, 4), (3, 9)), ((14, 14), (16, 12)), ((2, 2), (1, 1))])
 def test_interpolation_of_uneven_grids_is_torchs(old, new):
     torch = pytest.importorskip("torch")
     table = np.random.default_rng(0).standard_normal((math.prod(old), 6)).astype(np.float32)

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -71,9 +72,7 @@ def test_round_trip(tmp_path):
     state = make_state(5)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(template_of(state)) is None
-        checkpoints.save(
-            5, state, data={"next": 50, "rollback": 0}, config={"crop": (0.2, 1.0)}, metrics={"knn": 0.5}
-        )
+        checkpoints.save(5, state, data={"next": 50, "rollback": 0}, config={"crop": (0.2, 1.0)}, metrics={"knn": 0.5})
         restored = checkpoints.restore(template_of(state))
     same(restored.state, state)
     assert (restored.step, restored.data, restored.metrics) == (5, {"next": 50, "rollback": 0}, {"knn": 0.5})
@@ -125,12 +124,8 @@ def test_the_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, data={}, config={})
         overwritten = jax.block_until_ready(overwrite(state))
-        assert (
-            overwritten["w"][3] == -4
-        )  # (on a CPU jax copies here, as long as someone else reads the buffer)
-        np.testing.assert_array_equal(
-            checkpoints.restore(target).state["w"], np.arange(4_000_000, dtype=np.float32)
-        )
+        assert overwritten["w"][3] == -4  # (on a CPU jax copies here, as long as someone else reads the buffer)
+        np.testing.assert_array_equal(checkpoints.restore(target).state["w"], np.arange(4_000_000, dtype=np.float32))
 
 
 def test_saving_a_step_twice_does_nothing(tmp_path):
@@ -234,9 +229,7 @@ def test_a_flipped_bit_names_the_array_and_the_older_one_is_used(tmp_path, capsy
 def test_no_flipped_bit_in_any_file_gives_wrong_values(tmp_path, capsys):
     save_steps(tmp_path / "whole", [1, 2])
     files = [
-        p.relative_to(tmp_path)
-        for p in sorted((tmp_path / "whole" / "checkpoints" / "2").rglob("*"))
-        if p.is_file()
+        p.relative_to(tmp_path) for p in sorted((tmp_path / "whole" / "checkpoints" / "2").rglob("*")) if p.is_file()
     ]
     assert len(files) >= 8
     fell_back = []
@@ -311,9 +304,7 @@ def test_kill_9_in_the_middle_of_a_save(tmp_path):
     script.write_text(textwrap.dedent(KILLED))
     with open(tmp_path / "log", "w") as log:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(
-            [sys.executable, script, tmp_path], stdout=log, stderr=log, env=environment, timeout=300
-        )
+        done = subprocess.run([sys.executable, script, tmp_path], stdout=log, stderr=log, env=environment, timeout=300)
     assert done.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
     leftovers = list(checkpoint_directory(tmp_path).glob("*.orbax-checkpoint-tmp*"))
     assert leftovers, "the save was over before the kill: nothing was tested"
@@ -328,6 +319,66 @@ def test_kill_9_in_the_middle_of_a_save(tmp_path):
     assert saved_steps(tmp_path) == [1, 2]
 
 
+ONE_OF_TWO = """
+import glob, sys
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", num_processes=2, process_id=int(sys.argv[3]))
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from mae_jax.train.checkpoint import Checkpoints
+from mae_jax.train.signals import agree
+assert agree(jax.process_index() == 1) and not agree(False)
+x = np.random.default_rng(0).normal(size=(80, 1000)).astype(np.float32)
+rows = NamedSharding(Mesh(np.array(jax.devices()), ("fsdp",)), PartitionSpec("fsdp"))
+state = {"w": jax.make_array_from_callback(x.shape, rows, lambda index: x[index])}
+with Checkpoints(sys.argv[1]) as checkpoints:
+    for step in (1, 2):
+        checkpoints.save(step, state, data={"next": step}, config={})
+    checkpoints.wait()
+    if jax.process_index() == 0:
+        for file in glob.glob(sys.argv[1] + "/checkpoints/2/state/ocdbt.process_1/d/*"):
+            data = bytearray(open(file, "rb").read())
+            data[5::50] = bytes(byte ^ 9 for byte in data[5::50])
+            open(file, "wb").write(data)
+    agree(False)
+    restored = checkpoints.restore({"w": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)})
+    assert restored.step == 1 and restored.data == {"next": 1}, restored
+    for shard in restored.state["w"].addressable_shards:
+        np.testing.assert_array_equal(shard.data, x[shard.index])
+    assert checkpoints.save(2, state, data={"next": 2}, config={})
+"""
+
+
+def test_two_processes_agree_that_a_shard_of_one_is_damaged(tmp_path):
+    script = tmp_path / "one_of_two.py"
+    script.write_text(ONE_OF_TWO)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    logs = [tmp_path / f"log{i}" for i in range(2)]
+    running = []
+    for i, path in enumerate(logs):
+        with open(path, "w") as log:
+            command = [sys.executable, script, tmp_path, str(port), str(i)]
+            running.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+    try:
+        statuses = [process.wait(timeout=240) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    text = [path.read_text() for path in logs]
+    assert statuses == [0, 0], text
+    assert "another process could not read it" in text[0] and "its arrays cannot be read" in text[1]
+    assert saved_steps(tmp_path) == [1, 2]
+
+
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_write_that_fails_is_an_error_and_the_next_one_may_succeed(tmp_path, asynchronous):
     """A limit on the size of files stands in for a full disk; orbax's save() returns True in both cases."""
@@ -338,9 +389,7 @@ def test_a_write_that_fails_is_an_error_and_the_next_one_may_succeed(tmp_path, a
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         try:
-            with pytest.raises(
-                UserError, match=r"step 2 could not be written to .*checkpoints \(.* free\)"
-            ) as caught:
+            with pytest.raises(UserError, match=r"step 2 could not be written to .*checkpoints \(.* free\)") as caught:
                 checkpoints.save(2, big, data={"next": 2}, config={})
                 checkpoints.save(3, big, data={"next": 3}, config={})
         finally:

@@ -103,8 +103,9 @@ def test_the_same_step_twice_or_a_clock_that_stands_still_gives_no_rate():
 
 
 def test_a_terminal_gets_one_line_and_a_file_many():
-    for stream, expected in ((Terminal(), "\rstep 1/100  loss 10.25\rstep 2/100  loss 1    \nhello\n"),
-                             (io.StringIO(), "step 1/100  loss 10.25\nstep 2/100  loss 1\nhello\n")):  # fmt: skip
+    live = "\rstep 1/100  loss 10.25\rstep 2/100  loss 1    \nhello\n"
+    plain = "step 1/100  loss 10.25\nstep 2/100  loss 1\nhello\n"
+    for stream, expected in ((Terminal(), live), (io.StringIO(), plain)):
         progress = Progress(100, stream=stream, clock=Clock())
         progress.update(1, {"loss": 10.25})
         progress.update(2, {"loss": 1.0})

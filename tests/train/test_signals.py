@@ -51,7 +51,7 @@ def test_agree_of_one_process():
     assert agree(True) is True and agree(False) is False
 
 
-@pytest.mark.parametrize("signals,status", [((2, 2), -2), ((15, 2, 2), -2), ((15, 15), 0)])
+@pytest.mark.parametrize("signals,status", [((2, 2), -2), ((2, 15, 2), -2), ((15, 2), 0), ((15, 15), 0)])
 def test_only_a_second_interrupt_ends_the_process(tmp_path, signals, status):
     script = f"""
         import os

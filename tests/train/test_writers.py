@@ -28,12 +28,7 @@ def test_lines_are_strict_json_and_read_back_as_numbers(tmp_path):
         text = (tmp_path / "metrics.jsonl").read_text()  # flushed before close
     assert text == '{"step": 1, "loss": 0.5, "a": "nan", "b": "inf", "c": "-inf", "n": 3.0}\n'
     (record,) = read_jsonl(tmp_path / "metrics.jsonl")
-    assert (
-        math.isnan(record["a"])
-        and record["b"] == math.inf
-        and record["c"] == -math.inf
-        and record["loss"] == 0.5
-    )
+    assert math.isnan(record["a"]) and record["b"] == math.inf and record["c"] == -math.inf and record["loss"] == 0.5
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 6, "lo', '{"step": 6}', "\xff\xfe"])
@@ -84,18 +79,14 @@ def test_tensorboard_files_hold_what_was_written(tmp_path):
         writers.images(2, "reconstruction", picture)
     with Writers(tmp_path, resume_step=2) as writers:
         writers.scalars(3, {"loss": 0.125})
-    events = event_accumulator.EventAccumulator(
-        str(tmp_path / "tensorboard"), purge_orphaned_data=True
-    ).Reload()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"), purge_orphaned_data=True).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1.0), (2, 0.5), (3, 0.125)]
     (image,) = events.Images("reconstruction")
 
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image.encoded_image_string))), picture)
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 5), np.uint8)]
-)
+@pytest.mark.parametrize("image", [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), np.zeros((2, 2, 5), np.uint8)])
 def test_pictures_must_be_uint8_images(tmp_path, image):
     with Writers(tmp_path, tensorboard=False) as writers, pytest.raises(ValueError, match="not uint8"):
         writers.images(1, "x", image)
@@ -132,12 +123,11 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     with Writers(tmp_path, tensorboard=False, wandb=wanted, config={"seed": 1}, resume_step=1):
         pass
     first, second = runs
-    assert first.arguments == {
-        "project": "mae", "name": "small", "config": {"seed": 1}, "dir": str(tmp_path), "resume": "allow", "id": None,
-    }  # fmt: skip
+    expected = {"project": "mae", "name": "small", "config": {"seed": 1}, "dir": str(tmp_path), "resume": "allow"}
+    assert first.arguments == {**expected, "id": None}
     assert first.logged == [{"step": 1, "loss": 0.5}, {"step": 1, "x": ("image", (2, 2, 3))}]
     assert first.defined == [("step", {}), ("*", {"step_metric": "step"})] and first.finished
-    assert second.arguments["id"] == "abc123"
+    assert second.arguments == {**expected, "id": "abc123"}
 
 
 def test_missing_wandb_says_how_to_install_it(tmp_path, monkeypatch):
@@ -158,9 +148,7 @@ def test_plot_of_a_run(tmp_path, probes, width):
     with Writers(tmp_path, tensorboard=False) as writers:
         for step in range(1, 301):
             values = {"loss": math.nan if step == 7 else 1 / step, "lr": 1e-3}
-            writers.scalars(
-                step, {**values, "probe/knn": step / 400} if probes and step % 50 == 0 else values
-            )
+            writers.scalars(step, {**values, "probe/knn": step / 400} if probes and step % 50 == 0 else values)
     path = plot_run(tmp_path)
     assert path == tmp_path / "curves.png"
     image = Image.open(path)
@@ -176,4 +164,4 @@ def test_nothing_to_plot_is_an_error(tmp_path):
 
 
 def test_running_median():
-    assert running_median([5, 1, 100, 3, 2], 3) == [3, 5, 3, 3, 2.5]
+    assert running_median([5.0, 1.0, 100.0, 3.0, 2.0], 3) == [3.0, 5.0, 3.0, 3.0, 2.5]

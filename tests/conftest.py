@@ -1,0 +1,32 @@
+"""What all tests share: eight CPU devices, strictness, shape-checked signatures, one compile cache."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# BLAS threads that wait for each other are slower than none where several workers share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", Path(__file__).parent.parent / ".jax_cache"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("mae_jax", "beartype.beartype")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A MAE small enough for every test: 16 x 16 x 3, patch 4, 16 tokens."""
+    from mae_jax.methods.mae import MAE
+
+    return MAE(
+        image_size=16, patch=4, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2, norm_pix=True
+    )

@@ -1,0 +1,75 @@
+"""The stack: scanned, unrolled and rematerialised are one function; norms and drop path against closed forms."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mae_jax.core import tree
+from mae_jax.nets.attention import attend
+from mae_jax.nets.block import Stack, drop_path
+from mae_jax.nets.compute import Compute
+from mae_jax.nets.layers import LayerNorm
+
+X = jax.random.normal(jax.random.key(1), (3, 7, 16))
+NET = Stack(depth=3, heads=4)
+
+
+@pytest.fixture(scope="module")
+def params():
+    params = NET.init(jax.random.key(0), X)["params"]
+    return jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+
+
+def value_and_grad(compute, params, drop=None):
+    net = dataclasses.replace(NET, compute=compute)
+    return jax.jit(jax.value_and_grad(lambda p: (net.apply({"params": p}, X, None, drop) ** 2).mean()))(params)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_scan_and_remat_change_nothing(params, scan, remat, dropped):
+    drop = drop_path(jax.random.uniform(jax.random.key(5), (3, 3, 2)), 0.6) if dropped else None
+    reference = value_and_grad(Compute(), params, drop)
+    found = value_and_grad(Compute(scan=scan, remat=remat), params, drop)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, reference)
+    assert set(tree.flatten(params)) == set(tree.flatten(found[1]))
+
+
+def test_the_order_of_layers_matters(params):
+    """Guards the test above: a stack that ran its layers in another order would differ."""
+    swapped = params | {"0": params["2"], "2": params["0"]}
+    assert abs(value_and_grad(Compute(), params)[0] - value_and_grad(Compute(), swapped)[0]) > 1e-4
+
+
+def test_tokens_that_are_not_valid_are_not_seen(params):
+    valid = jnp.array([[True] * 5 + [False] * 2] * 3)
+    other = X.at[:, 5:].set(99.0)
+    a, b = (NET.apply({"params": params}, x, valid)[:, :5] for x in (X, other))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(a, NET.apply({"params": params}, X[:, :5]), atol=1e-5)
+
+
+def test_layer_norm_survives_a_large_mean():
+    """Linen's fast variance is off by 5e-2 at mean/std 300 (traps.md); ours is two-pass."""
+    x = np.random.default_rng(0).normal(300.0, 1.0, (4, 256)).astype(np.float32)
+    given = jnp.asarray(x)
+    exact = (x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)) / x.std(-1, keepdims=True, dtype=np.float64)
+    norm = LayerNorm()
+    np.testing.assert_allclose(norm.apply(norm.init(jax.random.key(0), given), given), exact, atol=1e-3)
+
+
+def test_attention_against_float64():
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 4, 5, 8))
+    logits = q @ k.swapaxes(-1, -2) * 0.3
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(attend(*(jnp.asarray(a) for a in (q, k, v)), 0.3), weights @ v, atol=1e-5)
+
+
+def test_drop_path_keeps_the_mean_and_grows_with_depth():
+    drop = drop_path(jax.random.uniform(jax.random.key(0), (20000, 4, 2)), 0.3)
+    np.testing.assert_allclose(drop.mean(axis=(0, 2)), 1, atol=0.02)
+    np.testing.assert_allclose((drop == 0).mean(axis=(0, 2)), [0, 0.1, 0.2, 0.3], atol=0.01)
