@@ -28,5 +28,13 @@ def tiny():
     from mae_jax.methods.mae import MAE
 
     return MAE(
-        image_size=16, patch=4, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2, norm_pix=True
+        image_size=16,
+        patch=4,
+        dim=32,
+        depth=2,
+        heads=4,
+        decoder_dim=16,
+        decoder_depth=1,
+        decoder_heads=2,
+        norm_pix=True,
     )

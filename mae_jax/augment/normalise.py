@@ -5,9 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 
-def normalise(
-    image: Shaped[Array, "*b c"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "*b c"]:
+def normalise(image: Shaped[Array, "*b c"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "*b c"]:
     """(image - mean) / std per channel, in float32. Integers are first scaled to [0, 1] by their type's maximum."""
     x = jnp.asarray(image, jnp.float32)
     if jnp.issubdtype(image.dtype, jnp.integer):

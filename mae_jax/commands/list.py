@@ -5,7 +5,6 @@ import ast
 import dataclasses
 from pathlib import Path
 
-
 HELP = "show methods, configs, data sources and verbs"
 
 DESCRIPTION = """\

@@ -1,4 +1,4 @@
-"""The `mae_jax` command: one verb per module here, each with HELP, add_arguments(parser) and run(args) -> exit status."""
+"""The `mae_jax` command. A verb is a module here with HELP, add_arguments(parser) and run(args) -> exit status."""
 
 import argparse
 import importlib

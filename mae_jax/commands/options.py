@@ -12,13 +12,13 @@ OVERRIDES_HELP = """\
 overrides:
   --config.SECTION.KEY=VALUE changes one value of the config, as often as you like:
     --config.optim.learning_rate=1e-3 --config.data.path=/my/images --config.augment.mean='(0.5,)'
-  Sections: method, data, augment, optim, train, checkpoint, eval, mesh, log. mae_jax/config.py documents every key;
-  `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest one.
+  Sections: method, data, augment, optim, train, checkpoint, eval, mesh, log. mae_jax/config.py documents their
+  keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest.
 """
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """(the arguments without overrides, ["section.key=value", ...]). Both --config.a.b=c and --config.a.b c are read."""
+    """(the arguments without overrides, ["section.key=value", ...]); reads --config.a.b=c and --config.a.b c."""
     rest: list[str] = []
     overrides: list[str] = []
     arguments = iter(argv)
@@ -59,7 +59,8 @@ def add_workdir(parser: argparse.ArgumentParser) -> None:
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """How several processes find each other."""
     group = parser.add_argument_group(
-        "several processes", "Cloud TPU pods and Slurm are detected; elsewhere start one process per host with all three."
+        "several processes",
+        "Cloud TPU pods and Slurm are detected; elsewhere start one process per host with all three.",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")

@@ -18,10 +18,10 @@ from the original.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
     parser.description, parser.epilog = DESCRIPTION, options.OVERRIDES_HELP
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image files (default: the run's test split)")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="files (default: the test split)")
     options.add_workdir(parser)
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="default: DIR/reconstruction.png")
-    parser.add_argument("--count", type=int, default=8, metavar="N", help="images of the test split (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=8, metavar="N", help="images of the split (default: 8)")
     parser.add_argument("--draw", type=int, default=0, metavar="I", help="which random masks (default: %(default)s)")
     parser.set_defaults(config=None)
 

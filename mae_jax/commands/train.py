@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
     parser.description, parser.epilog = DESCRIPTION, options.OVERRIDES_HELP
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with an argument for it")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is written, or resumed")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is, or will be")
     options.add_processes(parser)
 
 

@@ -104,9 +104,7 @@ def _reasons() -> Iterator[None]:
 
 def _check_size(h: int, w: int) -> None:
     if h * w > MAX_PIXELS:
-        raise BadImage(
-            f"its header says {w} x {h} pixels, over the limit of {MAX_PIXELS:,} in all (MAX_PIXELS)"
-        )
+        raise BadImage(f"its header says {w} x {h} pixels, over the limit of {MAX_PIXELS:,} in all (MAX_PIXELS)")
     if not h * w:
         raise BadImage(f"it has no pixels ({w} x {h})")
 
@@ -126,9 +124,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _pixels(picture: Image.Image, channels: int) -> np.ndarray:
     """A loaded picture of any mode as [h, w, channels]."""
     if channels not in MODES:
-        raise BadImage(
-            f"it is a {picture.mode} picture and {channels} channels are wanted, which only .npy can hold"
-        )
+        raise BadImage(f"it is a {picture.mode} picture and {channels} channels are wanted, which only .npy can hold")
     if picture.mode.startswith("I") or picture.mode == "F":
         return _deep(np.asarray(picture), channels)
     if picture.mode in ("P", "PA"):  # RGBA keeps what a palette says about transparency

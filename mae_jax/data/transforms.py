@@ -106,9 +106,7 @@ def flip(image: np.ndarray) -> np.ndarray:
     return image[:, ::-1]
 
 
-def resize_and_center_crop(
-    image: np.ndarray, size: tuple[int, int], crop_fraction: Real = 0.875
-) -> np.ndarray:
+def resize_and_center_crop(image: np.ndarray, size: tuple[int, int], crop_fraction: Real = 0.875) -> np.ndarray:
     """The evaluation transform: scale until the image just covers size / crop_fraction, then cut the middle.
 
     At 224 this is "short side 256, centre 224". An image of exactly `size` comes back untouched.

@@ -80,9 +80,7 @@ def held_out(labels: Int[np.ndarray, " n"], seed: int = 0) -> Bool[np.ndarray, "
         ids = rng.permutation(np.flatnonzero(labels == label))
         held[ids[: max(1, round(len(ids) / 5)) if len(ids) > 1 else 0]] = True
     if not held.any():
-        raise UserError(
-            "A linear probe holds samples out to choose its strength, but no class has two samples."
-        )
+        raise UserError("A linear probe holds samples out to choose its strength, but no class has two samples.")
     return held
 
 
@@ -107,9 +105,7 @@ def _choose(
     return best
 
 
-def _fit(
-    features: np.ndarray, labels: np.ndarray, strength: float, iterations: int
-) -> tuple[LogisticRegression, bool]:
+def _fit(features: np.ndarray, labels: np.ndarray, strength: float, iterations: int) -> tuple[LogisticRegression, bool]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model = LogisticRegression(C=strength, max_iter=iterations).fit(features, labels)

@@ -54,9 +54,7 @@ def reconstruction_grid(
     if set(names) == set(COLUMNS):
         cells["masked"] = np.where(hidden_pixels(arrays)[..., None], np.uint8(GREY), cells["masked"])
     note = {1: "", 3: "", 2: "mean of 2 channels"}.get(channels, f"channels 1-3 of {channels}")
-    return grid(
-        [[cells[name][i] for name in names] for i in range(len(cells[names[0]]))], _captions(names, note)
-    )
+    return grid([[cells[name][i] for name in names] for i in range(len(cells[names[0]]))], _captions(names, note))
 
 
 def denormalise(

@@ -54,9 +54,7 @@ def check_protocols(protocols: Sequence[str]) -> None:
     """Raise UserError on a name that is not a protocol."""
     for name in protocols:
         if name not in PROTOCOLS:
-            raise UserError(
-                f"eval.protocols holds '{name}', which is not a protocol. {nearest(name, PROTOCOLS)}"
-            )
+            raise UserError(f"eval.protocols holds '{name}', which is not a protocol. {nearest(name, PROTOCOLS)}")
 
 
 def probe(
@@ -83,9 +81,7 @@ def table(results: Results) -> str:
 def results_json(results: Results) -> dict[str, dict[str, float]]:
     """{protocol: {set of features: percent, rounded to 2 decimals}}."""
     return {
-        protocol: {
-            name: round(found[protocol].accuracy, 2) for name, found in results.items() if protocol in found
-        }
+        protocol: {name: round(found[protocol].accuracy, 2) for name, found in results.items() if protocol in found}
         for protocol in _protocols(results)
     }
 

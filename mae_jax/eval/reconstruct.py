@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
 from jaxtyping import Array, UInt8
 
 from mae_jax.core.keys import Context
@@ -12,22 +13,26 @@ from mae_jax.core.types import Batch, Params
 from mae_jax.eval.pictures import reconstruction_grid
 from mae_jax.methods.base import Method, Rest
 
-Pictures = Callable[[Params, Rest, Batch, int], dict[str, Array]]
+Pictures = Callable[[Params, Rest, Mapping[str, Any], int], dict[str, Array]]
 
 
-def reconstructor(method: Method, prepare: Callable[[Batch], Batch], seed: int = 0) -> Pictures:
+def reconstructor(
+    method: Method, prepare: Callable[[Batch], Batch], seed: int = 0, sharding: Sharding | None = None
+) -> Pictures:
     """Jitted: (params, rest, batch as the source gives it, draw) -> `Method.pictures`.
 
     The same `draw` gives the same masks, so that pictures of one run can be compared.
+
+    Args:
+      sharding: how the pictures lie on the devices; of several processes each can read only what is replicated.
     """
 
-    @jax.jit
     def pictures(params: Params, rest: Rest, batch: Batch, draw: int) -> dict[str, Array]:
         batch = prepare(batch)
         _, aux = method.loss(params, rest, batch, Context(jax.random.key(seed), draw, train=False))
         return method.pictures(aux.seen, batch)
 
-    return pictures
+    return jax.jit(pictures, out_shardings=sharding)
 
 
 def draw_grid(

@@ -22,9 +22,7 @@ Weights = tuple[Params, Rest]
 Encode = Callable[[Params, Rest, Batch], Float[Array, "b d"]]
 Batches = Iterable[Mapping[str, Any]]
 
-RAW_LIMIT = (
-    3 * 128 * 128
-)  # values per sample; with more, pixels fill the memory long before they inform anybody
+RAW_LIMIT = 3 * 128 * 128  # values per sample; with more, pixels fill the memory long before they inform anybody
 
 
 def normaliser(mean: Sequence[float], std: Sequence[float]) -> Prepare:
@@ -107,9 +105,7 @@ class Evaluator:
             encoders["raw"] = self._pixels
         return extract(encoders, batches, sharding=self.sharding)
 
-    def __call__(
-        self, weights: Mapping[str, Weights], train: Batches, test: Batches
-    ) -> dict[str, dict[str, Result]]:
+    def __call__(self, weights: Mapping[str, Weights], train: Batches, test: Batches) -> dict[str, dict[str, Result]]:
         """{set of features: {protocol: Result}}, for `probes.table` and `probes.results_json`.
 
         Args:

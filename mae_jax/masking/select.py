@@ -32,9 +32,7 @@ def keep_count(n: int, ratio: float) -> int:
     return keep
 
 
-def select(
-    scores: Float[Array, "b n"], keep: int, order: Literal["score", "raster"] = "score"
-) -> Mask:
+def select(scores: Float[Array, "b n"], keep: int, order: Literal["score", "raster"] = "score") -> Mask:
     """Keep the `keep` lowest scores of each sample.
 
     Args:

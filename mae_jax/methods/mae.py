@@ -25,6 +25,7 @@ from mae_jax.masking import scores
 from mae_jax.masking.select import keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
+from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Decoder, Encoder, sizes
 from mae_jax.targets import pixels
 from mae_jax.tokens.grid import grid_shape, patchify, unpatchify
@@ -112,7 +113,8 @@ class MAE(Method):
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
         image = batch["image"]
-        mask = select(jnp.zeros((image.shape[0], math.prod(self.grid))), keep_count(math.prod(self.grid), self.mask_ratio))
+        n = math.prod(self.grid)
+        mask = select(jnp.zeros((image.shape[0], n)), keep_count(n, self.mask_ratio))
         encoder_key, decoder_key = jax.random.split(key)
         visible, encoder = self.encoder.init_with_output(encoder_key, image, mask)
         decoder = self.decoder.init(decoder_key, visible.normed, mask, self.grid, visible.prefix)
@@ -122,10 +124,8 @@ class MAE(Method):
         image, valid = batch["image"], batch.get("valid_tokens")
         n = math.prod(self.grid)
         mask = select(scores.random(ctx, image.shape[0], n), keep_count(n, self.mask_ratio))
-        visible = self.encoder.apply({"params": params["encoder"]}, image, mask, valid)
-        pred = self.decoder.apply(
-            {"params": params["decoder"]}, visible.normed, mask, self.grid, visible.prefix, valid
-        )
+        visible = apply(self.encoder, params["encoder"], image, mask, valid)
+        pred = apply(self.decoder, params["decoder"], visible.normed, mask, self.grid, visible.prefix, valid)
         target = patchify(image, sizes(self.patch))
         if self.norm_pix:
             target = pixels.normalise(target)
@@ -139,7 +139,7 @@ class MAE(Method):
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
-        return self.encoder.apply({"params": params["encoder"]}, batch["image"], None, batch.get("valid_tokens"))
+        return apply(self.encoder, params["encoder"], batch["image"], None, batch.get("valid_tokens"))
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         tokens, pred = patchify(batch["image"], sizes(self.patch)), seen["pred"]

@@ -42,9 +42,7 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None) -> Float[Array, "b n d"]:
         b, n, d = x.shape
         qkv = dense(3 * d, "qkv", self.dtype, use_bias=self.qkv_bias)(x)
         q, k, v = qkv.reshape(b, n, 3, self.heads, d // self.heads).transpose(2, 0, 3, 1, 4)

@@ -1,5 +1,7 @@
 """The pre-norm Transformer block and the stack of them: the one place that scans and rematerialises."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -75,17 +77,16 @@ class Stack(nn.Module):
         valid: Bool[Array, "b n"] | None = None,
         drop: Float[Array, "b depth 2"] | None = None,
     ) -> Float[Array, "b n d"]:
-        settings = dict(
-            heads=self.heads, mlp_ratio=self.mlp_ratio, qkv_bias=self.qkv_bias, qk_scale=self.qk_scale,
-            norm_eps=self.norm_eps, compute=self.compute,
-        )  # fmt: skip
+        make = functools.partial(
+            Block, self.heads, self.mlp_ratio, self.qkv_bias, self.qk_scale, self.norm_eps, self.compute
+        )
         if self.is_initializing():
             for i in range(self.depth):
-                x = Block(**settings, name=str(i))(x, valid)
+                x = make(name=str(i))(x, valid)
             return x
         if self.depth == 0:
             return x
-        block = Block(**settings, parent=None)
+        block = make(parent=None)
 
         def run(params, x, drop):
             return block.apply({"params": params}, x, valid, drop)
@@ -112,9 +113,7 @@ def _in_compute_dtype(layer, dtype):
     return jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, layer)
 
 
-def drop_path(
-    noise: Float[Array, "b depth 2"], rate: float
-) -> Float[Array, "b depth 2"]:
+def drop_path(noise: Float[Array, "b depth 2"], rate: float) -> Float[Array, "b depth 2"]:
     """Multipliers of the residual branches from U[0, 1): rate 0 at the first block, `rate` at the last."""
     depth = noise.shape[1]
     keep = 1 - jnp.linspace(0.0, rate, depth)[None, :, None]

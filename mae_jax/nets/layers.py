@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mae_jax.core.types import Params
+
 xavier = nn.initializers.xavier_uniform()
 token_init = nn.initializers.normal(0.02)
 
@@ -42,3 +44,8 @@ def conv_bias(fan_in: int) -> nn.initializers.Initializer:
     """U(+-1/sqrt(fan_in)): torch's default bias of a convolution, which MAE keeps for its patch embedding."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
+    """The module as a function of its parameters."""
+    return module.apply({"params": params}, *args, **kwargs)

@@ -4,7 +4,6 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.types import Features, Mask
@@ -190,4 +189,4 @@ class Classifier(nn.Module):
 
 def sizes(value: int | tuple[int, ...], axes: int = 2) -> tuple[int, ...]:
     """A size given once or per axis, as a tuple."""
-    return tuple(int(v) for v in value) if np.ndim(value) else (int(value),) * axes
+    return (value,) * axes if isinstance(value, int) else tuple(value)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,11 +17,10 @@ from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_sharding, make_mesh, replicated, state_shardings, use_mesh
 from mae_jax.core.types import Batch
-from mae_jax.data.pipeline import eval_batches, train_batches
+from mae_jax.data.pipeline import Batches, eval_batches, train_batches
 from mae_jax.data.sources import Source, make_source
 from mae_jax.data.transforms import HostAugment
 from mae_jax.methods.base import Method
-from mae_jax.nets.vit import sizes
 from mae_jax.train.optimizers import make_optimizer
 from mae_jax.train.schedules import Schedule, scaled, warmup_cosine
 from mae_jax.train.state import State, init_state
@@ -103,27 +102,23 @@ class Run:
         height, width, channels = self.method.batch_spec["image"].shape
         a = self.config.augment
         return HostAugment(
-            size=sizes((height, width)), channels=channels, crop_scale=a.crop_scale if train else None,
+            size=(height, width), channels=channels, crop_scale=a.crop_scale if train else None,
             crop_ratio=a.crop_ratio, flip=a.flip and train,
         )  # fmt: skip
 
-    def train_batches(self, source: Source, start: int) -> Iterator[dict[str, np.ndarray]]:
+    def train_batches(self, source: Source, start: int) -> Batches:
         """This process's share of the batches from number `start` on, without end."""
-        return iter(
-            train_batches(
-                source, self.host_augment(True), batch=self.config.train.batch, seed=self.config.train.seed, start=start,
-                process_index=jax.process_index(), process_count=jax.process_count(),
-                workers=self.config.data.workers,
-            )
+        train = self.config.train
+        return train_batches(
+            source, self.host_augment(True), batch=train.batch, seed=train.seed, start=start,
+            process_index=jax.process_index(), process_count=jax.process_count(), workers=self.config.data.workers,
         )  # fmt: skip
 
-    def eval_batches(self, source: Source) -> Iterator[dict[str, np.ndarray]]:
+    def eval_batches(self, source: Source) -> Batches:
         """The split once, in order, without augmentation."""
-        return iter(
-            eval_batches(
-                source, self.host_augment(False), batch=self.config.eval.batch, limit=self.config.eval.limit,
-                process_index=jax.process_index(), process_count=jax.process_count(),
-            )
+        return eval_batches(
+            source, self.host_augment(False), batch=self.config.eval.batch, limit=self.config.eval.limit,
+            process_index=jax.process_index(), process_count=jax.process_count(), workers=self.config.data.workers,
         )  # fmt: skip
 
 
@@ -144,10 +139,12 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     for key, n in (("train.batch", config.train.batch // config.train.microbatches), ("eval.batch", config.eval.batch)):
         if n % mesh.size:
             raise UserError(
-                f"{key} gives {n} samples at a time, which {mesh.size} devices cannot share equally: choose a multiple "
-                f"of {mesh.size} (times train.microbatches={config.train.microbatches} for train.batch)."
+                f"{key} gives {n} samples at a time, which {mesh.size} devices cannot share equally: choose a "
+                f"multiple of {mesh.size} (times train.microbatches={config.train.microbatches} for train.batch)."
             )
-    init = functools.partial(init_state, method, optimizer, batch=sample_batch(method), average=config.optim.average > 0)
+    init = functools.partial(
+        init_state, method, optimizer, batch=sample_batch(method), average=config.optim.average > 0
+    )
     shapes = jax.eval_shape(init, jax.random.key(0))
     shapes = jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),

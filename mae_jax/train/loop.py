@@ -1,7 +1,6 @@
 """The training loop: everything around the step. Reads from top to bottom as a run happens."""
 
 import json
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,9 @@ import jax
 
 from mae_jax.config import Config, differences
 from mae_jax.core.errors import UserError
+from mae_jax.core.mesh import replicated
 from mae_jax.data.pipeline import fingerprint
+from mae_jax.eval.pictures import save_png
 from mae_jax.eval.probes import results_json, table
 from mae_jax.eval.reconstruct import draw_grid, reconstructor
 from mae_jax.train.build import Run, build
@@ -28,6 +29,7 @@ from mae_jax.train.warm_start import warm_start
 from mae_jax.train.writers import Writers
 
 INTERRUPTED = 143  # exit status after a signal, as a shell reports SIGTERM
+BROKEN = 10  # skipped updates in a row after which a run is given up
 
 
 def train(config: Config, workdir: Path) -> int:
@@ -41,7 +43,10 @@ def train(config: Config, workdir: Path) -> int:
     if config.eval.every or config.eval.protocols:
         Probes.check(run, source, test)
     lead = jax.process_index() == 0
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot use {workdir} as --workdir: {error.strerror}. Name a directory.") from None
     data = {"batch": config.train.batch, "seed": config.train.seed, "source": fingerprint(source)}
     with (
         Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
@@ -62,7 +67,8 @@ def train(config: Config, workdir: Path) -> int:
         finally:
             writers.close()
         if not finished:
-            print(f"stopped by {preemption.received} after step {int(state['step'])}; the same command resumes.", file=sys.stderr)
+            step = int(state["step"])
+            print(f"stopped by {preemption.received or 'a signal to another process'} after step {step}; the same command resumes.", file=sys.stderr)
             return INTERRUPTED
         if lead:
             plot_run(workdir)
@@ -85,8 +91,10 @@ class Loop:
         self.source, self.test = source, test
         self.config = run.config
         self.probes = Probes(run, source, test)
-        self.pictures = reconstructor(run.method, run.augment)
+        self.pictures = reconstructor(run.method, run.augment, sharding=replicated(run.mesh))
         self.replaced = 0
+        self.broken = 0  # updates skipped in a row, as far as logged steps tell
+        self.logged = (0, 0)  # (step, skipped updates so far) when last logged
         self.scores: dict[str, float] = {}  # of this step; by them the best checkpoint is chosen
 
     def run(self, state: State, start: int, preemption: Preemption) -> tuple[State, bool]:
@@ -94,6 +102,7 @@ class Loop:
         config, run = self.config, self.built
         total, log = config.train.steps, config.log
         patience = 1 if jax.process_count() == 1 else log.every  # agreeing costs a collective
+        self.logged = start, int(state["guard"]["skipped"])
         batches = run.train_batches(self.source, start)
         progress = Progress(total, batch=config.train.batch, start=start, active=jax.process_index() == 0)
         before: dict[str, jax.Array] | None = None
@@ -106,7 +115,7 @@ class Loop:
                 if before is not None:
                     jax.block_until_ready(before)  # the host runs one step ahead, never more
                 before = metrics
-                if done % log.every == 0 or done == total or done == start + 1:
+                if done % log.every == 0 or done == total or done == 1:
                     self.log(done, metrics, progress)
                 with progress.paused():
                     self.look(done, state)
@@ -122,7 +131,7 @@ class Loop:
         return state, True
 
     def log(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
-        """Write one logged step, and stop a run that only produces NaN."""
+        """Write one logged step, and stop a run in which nothing is finite any more."""
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         shown = {"loss": values["loss"], "lr": values["lr"]}
         progress.update(step, shown, mfu=self.mfu(progress.rate))
@@ -133,11 +142,14 @@ class Loop:
         if self.replaced:
             values["data/replaced"] = float(self.replaced)
         self.writers.scalars(step, values)
-        if not math.isfinite(values["loss"]) and values["skipped"] >= min(step, self.config.log.every):
+        before, skipped = self.logged, int(values["skipped"])
+        self.logged = step, skipped
+        self.broken = self.broken + step - before[0] if skipped - before[1] == step - before[0] else 0
+        if self.broken >= min(step, BROKEN):
             raise UserError(
-                f"the loss is {values['loss']} at step {step}, and {int(values['skipped'])} updates were skipped because "
-                f"of it. The weights are still those of the last finite step. Lower optim.learning_rate, set optim.clip=1, "
-                f"or look for broken values in the data; the last checkpoint in {self.workdir} is good."
+                f"the loss is {values['loss']} and the gradient's norm {values['grad_norm']} at step {step}; the last "
+                f"{self.broken} update(s) were skipped because of such values. The weights are still those of the last finite step. Lower optim.learning_rate, set "
+                f"optim.clip=1, or look for broken values in the data; the last checkpoint in {self.workdir} is good."
             )
 
     def mfu(self, steps_per_second: float | None) -> float | None:
@@ -163,6 +175,7 @@ class Loop:
         drawn = self.pictures(state["params"], rest_of(state), batch, 0)
         if drawn and jax.process_index() == 0:
             picture = draw_grid(drawn, self.config.augment.mean, self.config.augment.std, self.config.log.pictures)
+            save_png(self.workdir / "pictures" / f"step_{step:08d}.png", picture)
             self.writers.images(step, "reconstruction", picture)
 
     def save(self, step: int, state: State) -> None:
@@ -196,8 +209,9 @@ def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State
     was = {k: v for k, v in restored.data.items() if k != "position"}
     if was != json.loads(json.dumps(data)):
         raise UserError(
-            f"the data have changed since the checkpoint of step {restored.step}: it saw {was}, now it is {dict(data)}. "
-            f"The order of samples would not go on where it stopped; restore the data, or take another --workdir."
+            f"the data have changed since the checkpoint of step {restored.step}: it saw {was}, now it is "
+            f"{dict(data)}. The order of samples would not go on where it stopped; restore the data, or take another "
+            f"--workdir."
         )
     return restored.state
 

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from mae_jax.core.errors import UserError
-from mae_jax.core.types import Batch
 from mae_jax.data.decode import BadImage
 from mae_jax.data.sources import Source
 from mae_jax.train.build import Run
 from mae_jax.train.state import State
 
 
-def spread(run: Run, source: Source, count: int) -> Batch:
+def spread(run: Run, source: Source, count: int) -> dict[str, np.ndarray]:
     """`count` images of a split, evenly spread over its records."""
     count = min(count, len(source))
     if count < 1:
@@ -22,7 +21,7 @@ def spread(run: Run, source: Source, count: int) -> Batch:
     return _prepared(run, [source[i * len(source) // count] for i in range(count)])
 
 
-def image_files(run: Run, paths: Sequence[Path]) -> Batch:
+def image_files(run: Run, paths: Sequence[Path]) -> dict[str, np.ndarray]:
     """Images from files.
 
     Raises:
@@ -50,6 +49,6 @@ def rest_of(state: State) -> dict[str, Any]:
     return {"stats": state["stats"], "ema": state["ema"]["teacher"], "frozen": {}}
 
 
-def _prepared(run: Run, records: Sequence[dict[str, Any]]) -> Batch:
+def _prepared(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     augment, rng = run.host_augment(train=False), np.random.default_rng(0)  # the rng is not drawn from
     return {"image": np.stack([augment(record, rng) for record in records])}

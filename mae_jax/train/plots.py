@@ -76,10 +76,10 @@ def _draw_loss(axes: Axes, steps: list[int], values: list[float]) -> None:
 def _draw_probes(axes: Axes, probes: Mapping[str, tuple[list[int], list[float]]]) -> None:
     for i, (name, (steps, values)) in enumerate(probes.items()):
         colour = _COLOURS[(i + 1) % len(_COLOURS)]
-        last = f" ({100 * values[-1]:.1f}%)" if values else ""
+        last = f" ({values[-1]:.1f}%)" if values else ""
         axes.plot(
             steps,
-            [100 * v for v in values],
+            values,
             color=colour,
             linewidth=1.6,
             marker="o",

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import jax
+
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_sharding, use_mesh
 from mae_jax.data.sources import Source
 from mae_jax.eval.probes import Result
 from mae_jax.eval.run import Evaluator
-from mae_jax.train.build import Run
+from mae_jax.train.build import Run, sample_batch
 from mae_jax.train.state import State
 
 
@@ -34,7 +36,10 @@ class Probes:
                     f"labels (for a folder: one sub-folder per class), or set --config.eval.every=0 and "
                     f"--config.eval.protocols='()'."
                 )
-        Probes(run, train, test)._evaluator((*run.config.eval.online, *run.config.eval.protocols), run.config.eval.raw)
+        protocols = (*run.config.eval.online, *run.config.eval.protocols)
+        evaluator = Probes(run, train, test)._evaluator(protocols, run.config.eval.raw)
+        rest = {"stats": run.shapes["stats"], "ema": run.shapes["ema"]["teacher"], "frozen": {}}
+        evaluator.check(run.shapes["params"], rest, jax.eval_shape(lambda: sample_batch(run.method)))
 
     def online(self, state: State) -> dict[str, float]:
         """{"probe/<protocol>": accuracy} of the weights as they are."""

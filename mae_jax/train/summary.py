@@ -26,7 +26,8 @@ def summary(run: Run, workdir: Path, data: str, start: int) -> str:
         ("steps", f"{train.steps}, {optim.warmup} of them warm-up" + (f"; resuming after {start}" if start else "")),
         ("learning rate", f"{scaled(optim.learning_rate, train.batch):.4g} at the peak = {optim.learning_rate:g} x "
          f"{train.batch} / 256, then a cosine to {optim.end_rate:g}"),
-        ("optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}" + (f", clip {optim.clip:g}" if optim.clip else "")),
+        ("optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}, "
+         + (f"gradient clipped to {optim.clip:g}" if optim.clip else "no clipping")),
         ("precision", f"{train.precision} compute, float32 weights"),
     ]  # fmt: skip
     cost = method.cost()

@@ -23,9 +23,16 @@ def test_a_mesh_that_does_not_fit_is_refused(data, fsdp):
 
 @pytest.mark.parametrize(
     "shape, rule, fsdp, expected",
-    [((12, 48), "split", 4, P(None, "fsdp")), ((48, 12), "split", 4, P("fsdp")), ((7, 12), "split", 4, P(None, "fsdp")),
-     ((7, 9), "split", 4, P()), ((12, 48), "split", 1, P()), ((12, 48), "whole", 4, P()), ((16, 16), "split", 8, P("fsdp"))],
-)  # fmt: skip
+    [
+        ((12, 48), "split", 4, P(None, "fsdp")),
+        ((48, 12), "split", 4, P("fsdp")),
+        ((7, 12), "split", 4, P(None, "fsdp")),
+        ((7, 9), "split", 4, P()),
+        ((12, 48), "split", 1, P()),
+        ((12, 48), "whole", 4, P()),
+        ((16, 16), "split", 8, P("fsdp")),
+    ],
+)
 def test_the_longest_axis_that_divides_is_split(shape, rule, fsdp, expected):
     found = mesh.spec(shape, rule, fsdp)
     assert tuple(found) + (None,) * (2 - len(found)) == tuple(expected) + (None,) * (2 - len(expected))

@@ -25,8 +25,11 @@ def test_first_rule_wins_and_nothing_falls_through():
 
 @pytest.mark.parametrize(
     "name, answer",
-    [("optim.learnig_rate", "Did you mean 'optim.learning_rate'?"), ("learning_rate", "Did you mean 'optim.learning_rate'?"),
-     ("zzz", "Known: optim.learning_rate, train.steps.")],
-)  # fmt: skip
+    [
+        ("optim.learnig_rate", "Did you mean 'optim.learning_rate'?"),
+        ("learning_rate", "Did you mean 'optim.learning_rate'?"),
+        ("zzz", "Known: optim.learning_rate, train.steps."),
+    ],
+)
 def test_nearest(name, answer):
     assert nearest(name, ["optim.learning_rate", "train.steps"]) == answer

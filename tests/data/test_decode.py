@@ -100,11 +100,7 @@ def png_header(w, h):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -116,9 +112,7 @@ def test_a_header_over_the_limit_is_refused_before_decoding(side):
 
 def test_an_npy_header_over_the_limit_is_refused_before_reading():
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"shape": (20000, 20000, 3), "fortran_order": False, "descr": "|u1"}
-    )
+    np.lib.format.write_array_header_1_0(buffer, {"shape": (20000, 20000, 3), "fortran_order": False, "descr": "|u1"})
     with pytest.raises(BadImage, match="178,000,000"):
         decode(buffer.getvalue(), 3)
 

@@ -24,9 +24,7 @@ CROPS = HostAugment((6, 5), 3)
 
 def numbered(n):
     """n images 4 x 4 x 1 whose pixels are their number."""
-    return Arrays(
-        np.broadcast_to(np.arange(n, dtype=np.uint16)[:, None, None, None], (n, 4, 4, 1)), np.arange(n), "n"
-    )
+    return Arrays(np.broadcast_to(np.arange(n, dtype=np.uint16)[:, None, None, None], (n, 4, 4, 1)), np.arange(n), "n")
 
 
 def photos():
@@ -60,9 +58,7 @@ def test_a_batch_holds_what_it_says():
 @pytest.mark.parametrize(("n", "batch"), [(13, 4), (4, 13), (1, 3), (12, 4)])
 def test_every_record_once_per_epoch_across_borders_in_a_new_order(n, batch):
     epochs = 6
-    order = np.concatenate(
-        [b["index"] for b in take(epochs * n // batch + 1, numbered(n), PLAIN, batch=batch, seed=3)]
-    )
+    order = np.concatenate([b["index"] for b in take(epochs * n // batch + 1, numbered(n), PLAIN, batch=batch, seed=3)])
     order = order[: epochs * n].reshape(epochs, n)
     assert (np.sort(order, axis=1) == np.arange(n)).all()
     if n > 10:
@@ -120,8 +116,7 @@ def test_batches_from_workers_stay_as_they_are_when_later_ones_come():
 def test_processes_hold_contiguous_rows_of_the_same_batch(processes):
     whole = take(4, photos(), CROPS, batch=8, seed=7)
     parts = [
-        take(4, photos(), CROPS, batch=8, seed=7, process_index=p, process_count=processes)
-        for p in range(processes)
+        take(4, photos(), CROPS, batch=8, seed=7, process_index=p, process_count=processes) for p in range(processes)
     ]
     joined = [{k: np.concatenate([part[i][k] for part in parts]) for k in KEYS} for i in range(4)]
     assert_same(whole, joined)
@@ -143,17 +138,13 @@ def test_evaluation_is_in_order_once_with_a_marked_tail():
 
 def test_evaluation_over_processes_and_workers():
     whole = list(eval_batches(numbered(10), PLAIN, batch=4))
-    parts = [
-        list(eval_batches(numbered(10), PLAIN, batch=4, process_index=p, process_count=2)) for p in (0, 1)
-    ]
+    parts = [list(eval_batches(numbered(10), PLAIN, batch=4, process_index=p, process_count=2)) for p in (0, 1)]
     assert_same(whole, [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)])
     assert_same(whole, list(eval_batches(numbered(10), PLAIN, batch=4, workers=2)))
 
 
 def test_evaluation_limit_spreads_over_the_source():
-    index = np.concatenate(
-        [b["index"][b["valid"]] for b in eval_batches(numbered(1000), PLAIN, batch=64, limit=100)]
-    )
+    index = np.concatenate([b["index"][b["valid"]] for b in eval_batches(numbered(1000), PLAIN, batch=64, limit=100)])
     assert len(index) == 100 and (np.diff(index) > 0).all()
     assert np.mean(index) == pytest.approx(500, abs=100) and np.mean(index % 2) == pytest.approx(0.5, abs=0.2)
     assert len(list(eval_batches(numbered(3), PLAIN, batch=2, limit=50))) == 2
@@ -182,10 +173,7 @@ def test_a_bad_image_is_replaced_by_the_next_good_one_and_said(broken, capfd, mo
     np.testing.assert_array_equal(batch["index"], np.where(np.isin(due, [3, 4]), 5, due))
     np.testing.assert_array_equal(batch["label"], batch["index"] // 6)
     said = capfd.readouterr().err
-    assert (
-        "a/03.jpg: it cannot be decoded" in said
-        and "a/04.jpg: its bytes are of no known image format" in said
-    )
+    assert "a/03.jpg: it cannot be decoded" in said and "a/04.jpg: its bytes are of no known image format" in said
     assert said.count("\n") <= pipeline.MESSAGES
     assert_same([batch], take(1, broken, CROPS, batch=12, seed=0))
 
@@ -265,9 +253,7 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
         "    time.sleep(600)\n"
     )
     with open(tmp_path / "out", "w") as out:
-        parent = subprocess.Popen(
-            [sys.executable, str(script)], stdout=out, stderr=out, start_new_session=True
-        )
+        parent = subprocess.Popen([sys.executable, str(script)], stdout=out, stderr=out, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
         while not (text := (tmp_path / "out").read_text()).endswith("\n"):

@@ -36,9 +36,7 @@ def test_digits_are_sklearns_split_by_class():
     for i in (0, 100, 1436):
         n = train.numbers[i]
         assert train[i]["label"] == data.target[n]
-        np.testing.assert_array_equal(
-            train[i]["image"][..., 0], np.round(data.images[n] * 255 / 16).astype(np.uint8)
-        )
+        np.testing.assert_array_equal(train[i]["image"][..., 0], np.round(data.images[n] * 255 / 16).astype(np.uint8))
     share = np.bincount(test.labels) / np.bincount(data.target)
     assert abs(share - 360 / 1797).max() < 1 / 174  # each class to within one image
     assert train.classes == tuple("0123456789")
@@ -49,9 +47,7 @@ def test_photos_never_show_a_test_pixel_in_training():
         make_source("photos", "train", {"crops": 10}),
         make_source("photos", "test", {"crops": 10}),
     )
-    assert (
-        train[0]["image"].shape == (427, 512, 3) and train.parts[0].shape[1] + test.parts[0].shape[1] == 640
-    )
+    assert train[0]["image"].shape == (427, 512, 3) and train.parts[0].shape[1] + test.parts[0].shape[1] == 640
     views = [test[i]["image"] for i in range(10)]
     assert all(v.shape[0] == v.shape[1] and 64 <= v.shape[0] <= 128 for v in views)
     assert len({v.tobytes() for v in views}) == 10
@@ -90,16 +86,12 @@ def test_folder_with_class_directories(tmp_path):
     touch(tmp_path, *[f"{c}/deep/{i}.jpg" for c in ("dog", "cat", "ant") for i in range(20)])
     touch(tmp_path, ".hidden/1.png", "cat/.also.png")
     (tmp_path / "cat" / "notes.txt").write_text("no image")
-    train, test = (
-        make_source("folder", s, {"path": str(tmp_path), "holdout": 0.3}) for s in ("train", "test")
-    )
+    train, test = (make_source("folder", s, {"path": str(tmp_path), "holdout": 0.3}) for s in ("train", "test"))
     assert len(train) + len(test) == 60 and 5 < len(test) < 32
     assert not set(names(train)) & set(names(test))
     assert train.classes == ("ant", "cat", "dog") == test.classes
     for source in (train, test):
-        assert all(
-            source.classes[source[i]["label"]] == source.name(i).split("/")[0] for i in range(len(source))
-        )
+        assert all(source.classes[source[i]["label"]] == source.name(i).split("/")[0] for i in range(len(source)))
     assert train.where(0) == str(tmp_path / train.name(0)) and os.path.exists(train.where(0))
 
 
@@ -191,9 +183,7 @@ def test_folder_of_many_files_pickles_small(tmp_path):
 def test_fingerprint_sees_files_and_labels_but_not_the_place(tmp_path):
     for d in ("here", "there"):
         touch(tmp_path / d, *[f"{c}/{i}.png" for c in "ab" for i in range(20)])
-    one, two = (
-        fingerprint(make_source("folder", "train", {"path": str(tmp_path / d)})) for d in ("here", "there")
-    )
+    one, two = (fingerprint(make_source("folder", "train", {"path": str(tmp_path / d)})) for d in ("here", "there"))
     assert one == two
     touch(tmp_path / "there", *[f"a/new{i}.png" for i in range(4)])
     assert one != fingerprint(make_source("folder", "train", {"path": str(tmp_path / "there")}))

@@ -28,9 +28,7 @@ def test_mean_is_over_valid_tokens_even_beside_nan():
     normed = np.array(f.normed)
     expected = np.stack([normed[0, :4].mean(axis=0), normed[1].mean(axis=0)])
     normed[0, 4:] = np.nan
-    broken = Features(
-        tokens=f.tokens, normed=jnp.asarray(normed), prefix=f.prefix, grid=f.grid, valid=f.valid
-    )
+    broken = Features(tokens=f.tokens, normed=jnp.asarray(normed), prefix=f.prefix, grid=f.grid, valid=f.valid)
     np.testing.assert_allclose(pool(broken, "mean"), expected, rtol=1e-6)
 
 
@@ -58,9 +56,7 @@ def batches(n=22, size=8, label=True):
         rows = np.arange(start, start + size)
         real = rows < n
         rows = np.where(real, rows, 0)
-        yield {"image": image[rows], "valid": real} | (
-            {"label": (rows % 5).astype(np.int32)} if label else {}
-        )
+        yield {"image": image[rows], "valid": real} | ({"label": (rows % 5).astype(np.int32)} if label else {})
 
 
 @pytest.mark.parametrize("sharded", [False, True])

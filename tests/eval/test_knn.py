@@ -12,12 +12,8 @@ from mae_jax.eval.features import Labelled
 def test_agrees_with_scikit_learn(k, monkeypatch):
     """sklearn's neighbours with the paper's weights: cosine distance d = 1 - s, weight exp((1 - d) / T)."""
     train, test = pixels()
-    monkeypatch.setattr(
-        knn, "CHUNK_BYTES", 4 * len(train.labels) * 50
-    )  # several chunks, the last one shorter
-    peer = KNeighborsClassifier(
-        k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
-    )
+    monkeypatch.setattr(knn, "CHUNK_BYTES", 4 * len(train.labels) * 50)  # several chunks, the last one shorter
+    peer = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07))
     peer.fit(train.features.astype(np.float64), train.labels)
     expected = 100 * peer.score(test.features.astype(np.float64), test.labels)
     assert knn.accuracies(train, test, [k])[k] == pytest.approx(expected)
@@ -26,9 +22,7 @@ def test_agrees_with_scikit_learn(k, monkeypatch):
 def test_weights_decide_against_the_majority():
     """Worked by hand: one neighbour at cosine 1 weighs e^(1/T); two at cosine 0.9 weigh 2 e^(0.9/T)."""
     cosine = np.array([1.0, 0.9, 0.9])
-    train = Labelled(
-        np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1).astype(np.float32), np.array([3, 8, 8])
-    )
+    train = Labelled(np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1).astype(np.float32), np.array([3, 8, 8]))
     test = Labelled(np.array([[5.0, 0.0]], np.float32), np.array([3]))
     # exp(0.1 / T) > 2 where T < 0.1 / log 2 = 0.144
     assert knn.accuracies(train, test, [3], temperature=0.14) == {3: 100.0}
@@ -50,9 +44,7 @@ def test_many_ks_equal_one_at_a_time():
 
 def test_scale_of_a_sample_is_irrelevant_and_zeros_are_harmless():
     train, test = pixels()
-    scaled = Labelled(
-        train.features * np.linspace(0.1, 10, len(train.labels), dtype=np.float32)[:, None], train.labels
-    )
+    scaled = Labelled(train.features * np.linspace(0.1, 10, len(train.labels), dtype=np.float32)[:, None], train.labels)
     assert knn.accuracies(scaled, test) == pytest.approx(knn.accuracies(train, test), abs=0.3)
     zeros = Labelled(np.zeros_like(test.features), test.labels)
     assert np.isfinite(knn.accuracies(train, zeros)[10])

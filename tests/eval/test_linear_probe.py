@@ -14,9 +14,7 @@ from mae_jax.eval.features import Labelled
 
 def test_one_strength_agrees_with_scikit_learn():
     train, test = pixels()
-    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=1000)).fit(
-        *map(np.float64, train)
-    )
+    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=1000)).fit(*map(np.float64, train))
     expected = 100 * peer.score(*map(np.float64, test))
     assert linear.accuracy(train, test, strengths=[0.5]).accuracy == pytest.approx(expected, abs=0.3)
 
@@ -50,9 +48,7 @@ def test_units_and_constant_features_do_not_matter():
         return Labelled(np.hstack([x, np.full((len(x), 2), 0.1, np.float32)]), split.labels)
 
     expected = linear.accuracy(train, test, strengths=[1.0]).accuracy
-    assert linear.accuracy(change(train), change(test), strengths=[1.0]).accuracy == pytest.approx(
-        expected, abs=0.3
-    )
+    assert linear.accuracy(change(train), change(test), strengths=[1.0]).accuracy == pytest.approx(expected, abs=0.3)
 
 
 def test_moments_of_a_constant():

@@ -57,9 +57,7 @@ def test_other_channel_counts(c):
     mean, std = (0.5,) * c, (0.25,) * c
     shown = cell(reconstruction_grid(given, mean, std), 0, 0, 1, 24, 40)
     pixels = np.clip(given["original"][0] * 0.25 + 0.5, 0, 1)
-    expected = {1: pixels.repeat(3, -1), 2: pixels.mean(-1, keepdims=True).repeat(3, -1), 5: pixels[..., :3]}[
-        c
-    ]
+    expected = {1: pixels.repeat(3, -1), 2: pixels.mean(-1, keepdims=True).repeat(3, -1), 5: pixels[..., :3]}[c]
     assert np.abs(shown - expected * 255).max() <= 0.51
 
 

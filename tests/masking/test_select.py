@@ -9,7 +9,9 @@ from mae_jax.core.errors import UserError
 from mae_jax.masking import select as m
 
 
-@pytest.mark.parametrize("n, ratio, keep", [(196, 0.75, 49), (256, 0.75, 64), (16, 0.625, 6), (10, 0.6, 4), (5, 0.6, 2), (196, 0.0, 196)])
+@pytest.mark.parametrize(
+    "n, ratio, keep", [(196, 0.75, 49), (256, 0.75, 64), (16, 0.625, 6), (10, 0.6, 4), (5, 0.6, 2), (196, 0.0, 196)]
+)
 def test_keep_counts(n, ratio, keep):
     """The counts that the sheet states, and int(n (1 - r)) in float64."""
     assert m.keep_count(n, ratio) == keep == int(n * (1 - ratio))
@@ -39,7 +41,9 @@ def test_invariants(order, keep):
     mask = m.select(scores, keep, order)
     both = np.concatenate([mask.keep_ids, mask.drop_ids], axis=1)
     np.testing.assert_array_equal(np.sort(both, axis=1), np.tile(np.arange(16), (3, 1)))
-    np.testing.assert_array_equal(np.take_along_axis(both, np.asarray(mask.restore_ids), 1), np.tile(np.arange(16), (3, 1)))
+    np.testing.assert_array_equal(
+        np.take_along_axis(both, np.asarray(mask.restore_ids), 1), np.tile(np.arange(16), (3, 1))
+    )
     np.testing.assert_array_equal(mask.hidden.sum(axis=1), 16 - keep)
     assert not np.take_along_axis(np.asarray(mask.hidden), np.asarray(mask.keep_ids), 1).any()
     if keep < 16:  # the kept scores are the lowest

@@ -72,7 +72,12 @@ def test_parameter_counts_of_the_published_models():
 
 def test_step_cost_of_the_published_models():
     """guide/perf.md's table, GFLOP per image and step: S 39.0, B 58.7, L 124.5, H 291.4."""
-    sizes = [dict(dim=384, depth=12, heads=6), dict(dim=768, depth=12, heads=12), dict(), dict(patch=14, dim=1280, depth=32)]
+    sizes = [
+        dict(dim=384, depth=12, heads=6),
+        dict(dim=768, depth=12, heads=12),
+        dict(),
+        dict(patch=14, dim=1280, depth=32),
+    ]
     assert [round(3 * MAE(**s).cost().forward / 1e9, 1) for s in sizes] == [39.0, 58.7, 124.5, 291.4]
 
 
@@ -97,7 +102,9 @@ def test_encoder_is_equivariant_to_the_order_of_visible_tokens(tiny, params):
     np.testing.assert_allclose(second[1].seen["latent"][:, 1:][:, ::-1], first[1].seen["latent"][:, 1:], atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [dict(class_token=False), dict(norm_pix=False), dict(mlp_ratio=2.0), dict(mask_ratio=0.5)])
+@pytest.mark.parametrize(
+    "change", [dict(class_token=False), dict(norm_pix=False), dict(mlp_ratio=2.0), dict(mask_ratio=0.5)]
+)
 def test_options_change_what_they_name(tiny, change):
     m = dataclasses.replace(tiny, **change)
     params, _ = m.init(jax.random.key(0), {"image": IMAGE})
@@ -134,16 +141,22 @@ def test_valid_tokens_count_alone(tiny, params):
     valid = jnp.ones((4, 16), bool).at[:, 12:].set(False)
     changed = IMAGE.at[:, 12:].set(5.0)  # the last row of patches is padding
     losses = [
-        tiny.loss(params, REST, {"image": x, "valid_tokens": valid}, Context(jax.random.key(0)))[0] for x in (IMAGE, changed)
+        tiny.loss(params, REST, {"image": x, "valid_tokens": valid}, Context(jax.random.key(0)))[0]
+        for x in (IMAGE, changed)
     ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     "fields, message",
-    [(dict(patch=5), "does not divide"), (dict(mask_ratio=0.97), "leaves no visible token"), (dict(mask_ratio=0.0), "hides none"),
-     (dict(heads=5), "method.dim=32 must be a multiple of method.heads=5"), (dict(decoder_heads=3), "method.decoder_dim=16")],
-)  # fmt: skip
+    [
+        (dict(patch=5), "does not divide"),
+        (dict(mask_ratio=0.97), "leaves no visible token"),
+        (dict(mask_ratio=0.0), "hides none"),
+        (dict(heads=5), "method.dim=32 must be a multiple of method.heads=5"),
+        (dict(decoder_heads=3), "method.decoder_dim=16"),
+    ],
+)
 def test_fields_that_do_not_fit_are_refused(tiny, fields, message):
     with pytest.raises(UserError, match=re.escape(message)):
         dataclasses.replace(tiny, **fields).check()

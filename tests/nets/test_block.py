@@ -57,7 +57,9 @@ def test_layer_norm_survives_a_large_mean():
     """Linen's fast variance is off by 5e-2 at mean/std 300 (traps.md); ours is two-pass."""
     x = np.random.default_rng(0).normal(300.0, 1.0, (4, 256)).astype(np.float32)
     given = jnp.asarray(x)
-    exact = (x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)) / x.std(-1, keepdims=True, dtype=np.float64)
+    exact = (x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)) / x.std(
+        -1, keepdims=True, dtype=np.float64
+    )
     norm = LayerNorm()
     np.testing.assert_allclose(norm.apply(norm.init(jax.random.key(0), given), given), exact, atol=1e-3)
 

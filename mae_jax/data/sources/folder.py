@@ -91,9 +91,7 @@ class Files(Source):
 def image_files(root: Path) -> list[bytes]:
     """Relative paths of the image files below `root`, "/" between parts, sorted by their bytes."""
     found: list[bytes] = []
-    above: dict[
-        bytes, frozenset[bytes]
-    ] = {}  # of each directory: itself and those it is reached through, resolved
+    above: dict[bytes, frozenset[bytes]] = {}  # of each directory: itself and those it is reached through, resolved
     for folder, folders, files in os.walk(os.fsencode(root), followlinks=True):
         real, reached = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
         if real in reached:  # a link that leads back up

@@ -1,0 +1,209 @@
+"""How fast a train step is: images/s, ms, GFLOP/s and MFU of any config, on synthetic images that lie on the device.
+
+    python benchmarks/train_step.py --config configs/mae/vit_b16_imagenet.py --config.train.batch=256
+    python benchmarks/train_step.py --config configs/mae/vit_b16_imagenet.py --config.train.batch=256 --peer hf --json out.json
+
+What is timed is the step that `mae_jax train` runs, and nothing else: no input pipeline, no logging. Each round is
+--steps steps, blocked at its end; compilation and warm-up come before and are told apart. With --peer hf the rounds
+of ours and of Hugging Face's ViTMAE (same size, batch, precision, AdamW) alternate in one process: A B A B.
+
+GFLOP per image is the closed formula (a step is three forward passes; a multiply-add counts 2). MFU is against the
+chip's peak in dense bfloat16, where it is known. Figures are comparable only within one run: machines, their load and
+library versions differ, so compare ratios of rounds that ran in turn.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mae_jax.commands.options import OVERRIDES_HELP, from_file, split_overrides
+from mae_jax.config import Config
+from mae_jax.core.errors import UserError
+
+LIBRARIES = ("mae_jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
+SWITCHES = ("XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "TORCHINDUCTOR_")
+
+
+class Ours:
+    """Our run: `advance` starts a step, `wait` blocks until all steps are done and returns the last loss."""
+
+    name = "mae_jax"
+
+    def __init__(self, run: Any, images: np.ndarray):
+        import jax
+
+        from mae_jax.core import tree
+
+        self.run, self._jax = run, jax
+        self._state, self._metrics = run.init(), {}
+        self._batch = run.put({"image": images})
+        self._plan = run.method.plan(0)
+        self.parameters = tree.size(self._state["params"])
+        self.settings = {"default_matmul_precision": jax.config.jax_default_matmul_precision}
+
+    def advance(self) -> None:
+        self._state, self._metrics = self.run.step(self._state, {}, self._batch, self._plan)
+
+    def wait(self) -> float:
+        self._jax.block_until_ready((self._state, self._metrics))
+        return float(self._metrics["loss"])
+
+    def memory_gb(self) -> float | None:
+        """Most memory that arrays have taken on the first device, in 1e9 bytes, where the backend counts it."""
+        stats = self.run.mesh.devices.flat[0].memory_stats()
+        return stats["peak_bytes_in_use"] / 1e9 if stats else None
+
+
+def measure(runners: Sequence[Any], *, rounds: int, steps: int, warmup: int) -> dict[str, dict[str, Any]]:
+    """{name: {"compile_s": first step's seconds, "rounds_s": seconds of each round, "loss": at the end}}.
+
+    The runners take turns within each round, so that a busy moment of the machine hits all alike.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for runner in runners:
+        first = stretch(runner, 1)
+        stretch(runner, warmup) if warmup else None
+        results[runner.name] = {"compile_s": round(first, 2), "rounds_s": []}
+        print(f"{runner.name}: first step, compilation and all, {first:.1f} s", flush=True)
+    for number in range(rounds):
+        for runner in runners:
+            took = stretch(runner, steps)
+            results[runner.name]["rounds_s"].append(took)
+            print(f"round {number + 1}: {runner.name}: {took / steps * 1e3:.1f} ms per step", flush=True)
+    for runner in runners:
+        results[runner.name] |= {"loss": runner.wait(), "parameters": runner.parameters,
+                                 "peak_memory_gb": runner.memory_gb(), "settings": runner.settings}  # fmt: skip
+    return results
+
+
+def stretch(runner: Any, steps: int) -> float:
+    """Seconds of so many steps, from an idle device to an idle device."""
+    begin = time.perf_counter()
+    for _ in range(steps):
+        runner.advance()
+    runner.wait()
+    return time.perf_counter() - begin
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median, lowest and highest of the rounds."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def rates(rounds_s: Sequence[float], *, steps: int, batch: int, forward: float | None, devices: list) -> dict[str, Any]:
+    """What the seconds of the rounds mean. `forward` is FLOPs per image, None where no formula is known."""
+    from mae_jax.train.hardware import mfu
+
+    per_s = [batch * steps / s for s in rounds_s]
+    out: dict[str, Any] = {"images_per_s": spread(per_s), "ms_per_step": spread([s / steps * 1e3 for s in rounds_s])}
+    rate = out["images_per_s"]["median"]
+    out["gflop_per_s"] = None if forward is None else rate * 3 * forward / 1e9
+    out["mfu"] = None if forward is None else mfu(rate, forward, devices)
+    return out
+
+
+def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Build, warm up, measure: the whole JSON but for the command line."""
+    if args.peer:
+        import peer_hf
+
+        peer_hf.check(config)
+        peer_hf.load_checked = peer_hf.find()
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the peer its share of the GPU
+    import jax
+
+    from mae_jax.train.build import build
+
+    run = build(config, jax.devices()[:1] if args.peer else None)  # the peer runs on one device
+    devices = list(run.mesh.devices.flat)
+    images = synthetic(run.method, config.train.batch)
+    cost = run.method.cost()
+    forward = None if cost is None else cost.forward
+    print(headline(config, devices, forward), flush=True)
+    runners: list[Any] = [Ours(run, images)]
+    if args.peer:
+        runners += peers(run, images, args.peer_mode)
+    load = os.getloadavg()[0]
+    results = measure(runners, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
+    for result in results.values():
+        result |= rates(result["rounds_s"], steps=args.steps, batch=config.train.batch, forward=forward, devices=devices)
+    return {
+        "results": results,
+        "ratios": ratios(results),
+        "gflop_per_image": None if forward is None else 3 * forward / 1e9,
+        "settings": {"rounds": args.rounds, "steps": args.steps, "warmup": args.warmup},
+        "hardware": hardware(devices) | {"load_before": load, "load_after": os.getloadavg()[0]},
+        "versions": versions(),
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SWITCHES)},
+        "config": config.to_dict(),
+    }
+
+
+def peers(run: Any, images: np.ndarray, mode: str) -> list[Any]:
+    """Hugging Face's model in the wanted modes, on the kind of device that jax uses."""
+    import jax
+    import peer_hf
+
+    platform_name = run.mesh.devices.flat[0].platform
+    if platform_name not in ("cpu", "gpu"):
+        raise UserError(f"--peer hf runs on CPUs and NVIDIA GPUs, and jax is on '{platform_name}'; leave --peer out.")
+    normalised = np.asarray(run.augment({"image": jax.numpy.asarray(images)})["image"])
+    tf32 = jax.config.jax_default_matmul_precision in (None, "default", "fastest", "tensorfloat32", "high")
+    device = {"cpu": "cpu", "gpu": "cuda"}[platform_name]
+    modes = peer_hf.MODES if mode == "both" else (mode,)
+    return [peer_hf.Peer(run.method, run.config, normalised, mode=m, device=device, tf32=tf32) for m in modes]
+
+
+def synthetic(method: Any, batch: int) -> np.ndarray:
+    """uint8 noise in the shape of the method's images. Methods that read more than images need a case here."""
+    spec = method.batch_spec
+    if set(spec) != {"image"}:
+        raise UserError(f"method '{method.name}' reads {sorted(spec)}; this benchmark makes up images only.")
+    return np.random.default_rng(0).integers(0, 256, (batch, *spec["image"].shape), np.uint8)
+
+
+def ratios(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{peer: our images/s over the peer's, round by round}: above 1 we are faster."""
+    own = results[Ours.name]["rounds_s"]
+    found = {}
+    for name, result in results.items():
+        if name != Ours.name:
+            each = [theirs / ours for ours, theirs in zip(own, result["rounds_s"])]
+            found[name] = {"rounds": each, **spread(each)}
+    return found
+
+
+def hardware(devices: list) -> dict[str, Any]:
+    """What it ran on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"platform": devices[0].platform, "device": devices[0].device_kind, "devices": len(devices),
+            "cpu": cpu_model(), "cores": cores, "machine": platform.platform()}  # fmt: skip
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of every library that matters; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
