@@ -3,11 +3,14 @@
 Same size, batch, microbatches, precision and AdamW as our config. Where the two could differ, the choice favours the
 peer: its images lie on the device normalised, as float32, channels first (we normalise uint8 inside the step), AdamW
 is the fused one, attention is scaled_dot_product_attention, and it reports neither gradient norm nor learning rate.
-Never imports jax; import it after jax (README.md here says why).
+torch is imported after jax has started (README.md here says why).
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from mae_jax.config import Config
 from mae_jax.core.errors import UserError
@@ -24,15 +27,19 @@ class Peer:
       settings: what a reader must know to repeat it.
     """
 
-    def __init__(self, method: Any, config: Config, images: Any, *, mode: str, device: str, tf32: bool):
-        """Args:
-        method: our MAE, whose fields give the sizes.
-        images: [b, h, w, c] float32 numpy array, normalised.
-        mode: one of MODES.
-        device: "cpu" or "cuda".
-        tf32: whether float32 matmuls on a GPU may use TF32, as XLA's do by default.
+    def __init__(self, method: Any, config: Config, images: np.ndarray, *, mode: str, device: str, tf32: bool):
+        """Make model and optimizer, and lay the images on the device.
+
+        Args:
+          method: our MAE, whose fields give the sizes.
+          images: [b, h, w, c] float32, normalised.
+          mode: one of MODES.
+          device: "cpu" or "cuda".
+          tf32: whether float32 matmuls on a GPU may use TF32, as XLA's do by default.
         """
-        torch, transformers = load()
+        import torch
+        import transformers
+
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError(
                 f"jax runs on a GPU but this PyTorch ({torch.__version__}) sees none, so there is nothing fair to "
@@ -89,18 +96,30 @@ class Peer:
         return self._torch.cuda.max_memory_allocated() / 1e9 if self._device == "cuda" else None
 
 
-def load() -> tuple[Any, Any]:
-    """(torch, transformers), or how to get them."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(f"--peer hf needs PyTorch and transformers ({error}): pip install 'mae_jax[compare]'.") from None
-    return torch, transformers
+def peers(run: Any, images: np.ndarray, mode: str) -> list[Peer]:
+    """ViTMAE in the wanted modes ("both": all), on the kind of device that jax uses.
+
+    Args:
+      run: our mae_jax.train.build.Run.
+      images: [b, h, w, c] uint8.
+    """
+    import jax
+
+    kind = run.mesh.devices.flat[0].platform
+    if kind not in ("cpu", "gpu"):
+        raise UserError(f"--peer hf runs on CPUs and NVIDIA GPUs, and jax is on '{kind}'; leave --peer out.")
+    normalised = np.asarray(run.augment({"image": jax.numpy.asarray(images)})["image"])
+    tf32 = jax.config.jax_default_matmul_precision in (None, "default", "fastest", "tensorfloat32", "high")
+    device = {"cpu": "cpu", "gpu": "cuda"}[kind]
+    modes = MODES if mode == "both" else (mode,)
+    return [Peer(run.method, run.config, normalised, mode=m, device=device, tf32=tf32) for m in modes]
 
 
 def check(config: Config) -> None:
-    """Raise UserError where ViTMAE has no equal of this config. Needs no torch and no device."""
+    """Raise UserError where ViTMAE has no equal of this config, or is not installed. Imports neither torch nor jax."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--peer hf needs {' and '.join(missing)}: pip install 'mae_jax[compare]'.")
     fields = config.method
     wrong = None
     if fields["name"] != "mae":

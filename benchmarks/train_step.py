@@ -13,7 +13,6 @@ library versions differ, so compare ratios of rounds that ran in turn.
 """
 
 import argparse
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -74,7 +73,7 @@ def measure(runners: Sequence[Any], *, rounds: int, steps: int, warmup: int) -> 
     results: dict[str, dict[str, Any]] = {}
     for runner in runners:
         first = stretch(runner, 1)
-        stretch(runner, warmup) if warmup else None
+        stretch(runner, warmup)
         results[runner.name] = {"compile_s": round(first, 2), "rounds_s": []}
         print(f"{runner.name}: first step, compilation and all, {first:.1f} s", flush=True)
     for number in range(rounds):
@@ -120,7 +119,6 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
         import peer_hf
 
         peer_hf.check(config)
-        peer_hf.load_checked = peer_hf.find()
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the peer its share of the GPU
     import jax
 
@@ -134,7 +132,7 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     print(headline(config, devices, forward), flush=True)
     runners: list[Any] = [Ours(run, images)]
     if args.peer:
-        runners += peers(run, images, args.peer_mode)
+        runners += peer_hf.peers(run, images, args.peer_mode)
     load = os.getloadavg()[0]
     results = measure(runners, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
     for result in results.values():
@@ -149,21 +147,6 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SWITCHES)},
         "config": config.to_dict(),
     }
-
-
-def peers(run: Any, images: np.ndarray, mode: str) -> list[Any]:
-    """Hugging Face's model in the wanted modes, on the kind of device that jax uses."""
-    import jax
-    import peer_hf
-
-    platform_name = run.mesh.devices.flat[0].platform
-    if platform_name not in ("cpu", "gpu"):
-        raise UserError(f"--peer hf runs on CPUs and NVIDIA GPUs, and jax is on '{platform_name}'; leave --peer out.")
-    normalised = np.asarray(run.augment({"image": jax.numpy.asarray(images)})["image"])
-    tf32 = jax.config.jax_default_matmul_precision in (None, "default", "fastest", "tensorfloat32", "high")
-    device = {"cpu": "cpu", "gpu": "cuda"}[platform_name]
-    modes = peer_hf.MODES if mode == "both" else (mode,)
-    return [peer_hf.Peer(run.method, run.config, normalised, mode=m, device=device, tf32=tf32) for m in modes]
 
 
 def synthetic(method: Any, batch: int) -> np.ndarray:
@@ -207,3 +190,75 @@ def versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def commit() -> str | None:
+    """The checkout's commit, "+" where files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def headline(config: Config, devices: list, forward: float | None) -> str:
+    """One line: what is measured, and on what."""
+    train, name = config.train, devices[0].device_kind
+    on = f"{len(devices)} x {cpu_model() if name == 'cpu' else name}"
+    cost = "no cost formula" if forward is None else f"{3 * forward / 1e9:.4g} GFLOP per image"
+    parts = f" in {train.microbatches} microbatches" if train.microbatches > 1 else ""
+    return f"method {config.method['name']}, batch {train.batch}{parts}, {train.precision}, {on}, {cost}"
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures for a reader."""
+    lines = [f"{'':12} {'images/s':>10} {'(low .. high)':>22} {'ms/step':>10} {'GFLOP/s':>10} {'MFU':>7}"]
+    for name, r in report["results"].items():
+        images, ms = r["images_per_s"], r["ms_per_step"]["median"]
+        flops = "-" if r["gflop_per_s"] is None else f"{r['gflop_per_s']:.1f}"
+        used = "-" if r["mfu"] is None else f"{r['mfu']:.1%}"
+        between = f"({images['min']:.2f} .. {images['max']:.2f})"
+        lines.append(f"{name:12} {images['median']:10.2f} {between:>22} {ms:10.1f} {flops:>10} {used:>7}")
+    for name, r in report["ratios"].items():
+        each = " ".join(f"{x:.3f}" for x in r["rounds"])
+        lines.append(f"mae_jax / {name}: {each}; median {r['median']:.3f} (above 1: mae_jax is faster)")
+    return "\n".join(lines)
+
+
+def positive(text: str) -> int:
+    """argparse type: a whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a whole number from 1")
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a config file of mae_jax train")
+    parser.add_argument("--rounds", type=positive, default=5, help="timed stretches per runner (default 5)")
+    parser.add_argument("--steps", type=positive, default=20, help="steps in a round (default 20)")
+    parser.add_argument("--warmup", type=positive, default=2, help="untimed steps after the first (default 2)")
+    parser.add_argument("--peer", choices=("hf",), help="run Hugging Face's ViTMAE in turn; one device")
+    parser.add_argument("--peer-mode", choices=("eager", "compile", "both"), default="both", help="default both")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything here, with versions and hardware")
+    try:
+        rest, overrides = split_overrides(argv)
+        args = parser.parse_args(rest)
+        report = benchmark(from_file(args.config, overrides), args)
+    except UserError as error:
+        print(f"train_step.py: {error}", file=sys.stderr)
+        return 2
+    print(table(report))
+    if args.json:
+        stamp = {"argv": ["benchmarks/train_step.py", *argv], "commit": commit(), "time": time.strftime("%FT%TZ", time.gmtime())}
+        args.json.write_text(json.dumps(stamp | report, indent=2) + "\n")
+        print(f"written to {args.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -37,7 +37,8 @@ class Probes:
                     f"--config.eval.protocols='()'."
                 )
         protocols = (*run.config.eval.online, *run.config.eval.protocols)
-        evaluator = Probes(run, train, test)._evaluator(protocols, run.config.eval.raw)
+        raw = run.config.eval.raw and bool(run.config.eval.protocols)  # the table alone compares with pixels
+        evaluator = Probes(run, train, test)._evaluator(protocols, raw)
         rest = {"stats": run.shapes["stats"], "ema": run.shapes["ema"]["teacher"], "frozen": {}}
         evaluator.check(run.shapes["params"], rest, jax.eval_shape(lambda: sample_batch(run.method)))
 
