@@ -56,7 +56,7 @@ class Peer:
         self.parameters = sum(p.numel() for p in self._weights)
         self._optimizer = adamw(torch, self._weights, config)
         self._clip = config.optim.clip
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+        pixels = torch.tensor(images).permute(0, 3, 1, 2).contiguous().to(device)
         self._parts = pixels.chunk(config.train.microbatches)
         # Eager autocast keeps a weight's bfloat16 copy for the length of the context, so that each is cast once.
         self._bfloat16 = config.train.precision == "bfloat16"
@@ -89,7 +89,7 @@ class Peer:
         """Block until the device is done; the last (micro)batch's loss."""
         if self._device == "cuda":
             self._torch.cuda.synchronize()
-        return float(self._last)
+        return self._last.item()
 
     def memory_gb(self) -> float | None:
         """Most memory that tensors have taken on the GPU, in 1e9 bytes."""

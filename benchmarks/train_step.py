@@ -1,15 +1,16 @@
 """How fast a train step is: images/s, ms, GFLOP/s and MFU of any config, on synthetic images that lie on the device.
 
     python benchmarks/train_step.py --config configs/mae/vit_b16_imagenet.py --config.train.batch=256
-    python benchmarks/train_step.py --config configs/mae/vit_b16_imagenet.py --config.train.batch=256 --peer hf --json out.json
+    python benchmarks/train_step.py --config configs/mae/tiny_photos.py --peer hf --json photos.json
 
 What is timed is the step that `mae_jax train` runs, and nothing else: no input pipeline, no logging. Each round is
 --steps steps, blocked at its end; compilation and warm-up come before and are told apart. With --peer hf the rounds
 of ours and of Hugging Face's ViTMAE (same size, batch, precision, AdamW) alternate in one process: A B A B.
 
 GFLOP per image is the closed formula (a step is three forward passes; a multiply-add counts 2). MFU is against the
-chip's peak in dense bfloat16, where it is known. Figures are comparable only within one run: machines, their load and
-library versions differ, so compare ratios of rounds that ran in turn.
+chip's peak in dense bfloat16, where it is known. Figures are comparable only within one run, because machines, their
+load and library versions differ: compare ratios of rounds that ran in turn. On a CPU not even those hold while other
+processes compute (PyTorch's OpenMP threads wait for each other, XLA's do not), so what others took is measured too.
 """
 
 import argparse
@@ -33,10 +34,11 @@ from mae_jax.core.errors import UserError
 
 LIBRARIES = ("mae_jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 SWITCHES = ("XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "TORCHINDUCTOR_")
+QUIET = 0.05  # share of the cores that others may take before the figures are called unfit to quote
 
 
 class Ours:
-    """Our run: `advance` starts a step, `wait` blocks until all steps are done and returns the last loss."""
+    """Our run, with the methods of peer_hf.Peer."""
 
     name = "mae_jax"
 
@@ -66,20 +68,25 @@ class Ours:
 
 
 def measure(runners: Sequence[Any], *, rounds: int, steps: int, warmup: int) -> dict[str, dict[str, Any]]:
-    """{name: {"compile_s": first step's seconds, "rounds_s": seconds of each round, "loss": at the end}}.
+    """{name: {"compile_s": first step's seconds, "rounds_s": seconds of each round, "loss": at the end, ...}}.
 
-    The runners take turns within each round, so that a busy moment of the machine hits all alike.
+    The runners take turns within each round. "others" is the share of all cores that other processes, or other guests
+    of the same host, took in each round (0 but on Linux); "rounds_cpu_s" is what we took.
     """
     results: dict[str, dict[str, Any]] = {}
     for runner in runners:
         first = stretch(runner, 1)
         stretch(runner, warmup)
-        results[runner.name] = {"compile_s": round(first, 2), "rounds_s": []}
+        results[runner.name] = {"compile_s": round(first, 2), "rounds_s": [], "rounds_cpu_s": [], "others": []}
         print(f"{runner.name}: first step, compilation and all, {first:.1f} s", flush=True)
     for number in range(rounds):
         for runner in runners:
+            cpu, machine = time.process_time(), busy()
             took = stretch(runner, steps)
-            results[runner.name]["rounds_s"].append(took)
+            cpu, machine = time.process_time() - cpu, busy() - machine
+            others = max(0.0, machine - cpu) / took / (os.cpu_count() or 1)
+            for key, value in {"rounds_s": took, "rounds_cpu_s": cpu, "others": others}.items():
+                results[runner.name][key].append(value)
             print(f"round {number + 1}: {runner.name}: {took / steps * 1e3:.1f} ms per step", flush=True)
     for runner in runners:
         results[runner.name] |= {"loss": runner.wait(), "parameters": runner.parameters,
@@ -96,21 +103,26 @@ def stretch(runner: Any, steps: int) -> float:
     return time.perf_counter() - begin
 
 
+def busy() -> float:
+    """CPU seconds that this machine has spent on anything since it started, stolen ones included; 0 but on Linux."""
+    if sys.platform != "linux":
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """The median, lowest and highest of the rounds."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def rates(rounds_s: Sequence[float], *, steps: int, batch: int, forward: float | None, devices: list) -> dict[str, Any]:
-    """What the seconds of the rounds mean. `forward` is FLOPs per image, None where no formula is known."""
+def rates(rounds_s: Sequence[float], images: int, steps: int, forward: float | None, devices: list) -> dict[str, Any]:
+    """What the seconds of rounds of so many images and steps mean. `forward`: FLOPs per image, None if unknown."""
     from mae_jax.train.hardware import mfu
 
-    per_s = [batch * steps / s for s in rounds_s]
-    out: dict[str, Any] = {"images_per_s": spread(per_s), "ms_per_step": spread([s / steps * 1e3 for s in rounds_s])}
-    rate = out["images_per_s"]["median"]
-    out["gflop_per_s"] = None if forward is None else rate * 3 * forward / 1e9
-    out["mfu"] = None if forward is None else mfu(rate, forward, devices)
-    return out
+    per_s, ms = spread([images / s for s in rounds_s]), spread([s / steps * 1e3 for s in rounds_s])
+    flops = None if forward is None else per_s["median"] * 3 * forward / 1e9
+    used = None if forward is None else mfu(per_s["median"], forward, devices)
+    return {"images_per_s": per_s, "ms_per_step": ms, "gflop_per_s": flops, "mfu": used}
 
 
 def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
@@ -133,20 +145,17 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     runners: list[Any] = [Ours(run, images)]
     if args.peer:
         runners += peer_hf.peers(run, images, args.peer_mode)
-    load = os.getloadavg()[0]
     results = measure(runners, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
     for result in results.values():
-        result |= rates(result["rounds_s"], steps=args.steps, batch=config.train.batch, forward=forward, devices=devices)
+        result |= rates(result["rounds_s"], args.steps * config.train.batch, args.steps, forward, devices)
     return {
-        "results": results,
-        "ratios": ratios(results),
+        "results": results, "ratios": ratios(results),
         "gflop_per_image": None if forward is None else 3 * forward / 1e9,
         "settings": {"rounds": args.rounds, "steps": args.steps, "warmup": args.warmup},
-        "hardware": hardware(devices) | {"load_before": load, "load_after": os.getloadavg()[0]},
-        "versions": versions(),
+        "hardware": hardware(devices), "versions": versions(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SWITCHES)},
         "config": config.to_dict(),
-    }
+    }  # fmt: skip
 
 
 def synthetic(method: Any, batch: int) -> np.ndarray:
@@ -159,52 +168,39 @@ def synthetic(method: Any, batch: int) -> np.ndarray:
 
 def ratios(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """{peer: our images/s over the peer's, round by round}: above 1 we are faster."""
-    own = results[Ours.name]["rounds_s"]
-    found = {}
-    for name, result in results.items():
-        if name != Ours.name:
-            each = [theirs / ours for ours, theirs in zip(own, result["rounds_s"])]
-            found[name] = {"rounds": each, **spread(each)}
-    return found
+    seconds = {name: r["rounds_s"] for name, r in results.items()}
+    own = seconds.pop(Ours.name)
+    each = {name: [theirs / ours for ours, theirs in zip(own, s)] for name, s in seconds.items()}
+    return {name: {"rounds": r, **spread(r)} for name, r in each.items()}
 
 
 def hardware(devices: list) -> dict[str, Any]:
-    """What it ran on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"platform": devices[0].platform, "device": devices[0].device_kind, "devices": len(devices),
-            "cpu": cpu_model(), "cores": cores, "machine": platform.platform()}  # fmt: skip
+            "cpu": cpu_model(), "cores": usable, "machine": platform.platform()}  # fmt: skip
 
 
 def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def versions() -> dict[str, str | None]:
-    """Of Python and of every library that matters; None where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+def versions() -> dict[str, str]:
+    """Of Python and of every library that matters and is installed."""
+    installed = {d.name.replace("-", "_").lower(): d.version for d in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | {name: installed[name] for name in LIBRARIES if name in installed}
 
 
 def commit() -> str | None:
-    """The checkout's commit, "+" where files differ from it; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    """The checkout's commit, "-dirty" where tracked files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head + ("+" if changed else "")
 
 
 def headline(config: Config, devices: list, forward: float | None) -> str:
-    """One line: what is measured, and on what."""
     train, name = config.train, devices[0].device_kind
     on = f"{len(devices)} x {cpu_model() if name == 'cpu' else name}"
     cost = "no cost formula" if forward is None else f"{3 * forward / 1e9:.4g} GFLOP per image"
@@ -213,7 +209,6 @@ def headline(config: Config, devices: list, forward: float | None) -> str:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figures for a reader."""
     lines = [f"{'':12} {'images/s':>10} {'(low .. high)':>22} {'ms/step':>10} {'GFLOP/s':>10} {'MFU':>7}"]
     for name, r in report["results"].items():
         images, ms = r["images_per_s"], r["ms_per_step"]["median"]
@@ -223,38 +218,36 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{name:12} {images['median']:10.2f} {between:>22} {ms:10.1f} {flops:>10} {used:>7}")
     for name, r in report["ratios"].items():
         each = " ".join(f"{x:.3f}" for x in r["rounds"])
-        lines.append(f"mae_jax / {name}: {each}; median {r['median']:.3f} (above 1: mae_jax is faster)")
+        lines.append(f"mae_jax / {name}: {each}; median {r['median']:.3f} (above 1: we are faster)")
+    others = statistics.mean(x for r in report["results"].values() for x in r["others"])
+    if others > QUIET:
+        lines.append(f"Do not quote these figures: other processes took {others:.0%} of the machine's cores meanwhile.")
     return "\n".join(lines)
-
-
-def positive(text: str) -> int:
-    """argparse type: a whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}': expected a whole number from 1")
-    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a config file of mae_jax train")
-    parser.add_argument("--rounds", type=positive, default=5, help="timed stretches per runner (default 5)")
-    parser.add_argument("--steps", type=positive, default=20, help="steps in a round (default 20)")
-    parser.add_argument("--warmup", type=positive, default=2, help="untimed steps after the first (default 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed stretches per runner (default 5)")
+    parser.add_argument("--steps", type=int, default=20, help="steps in a round (default 20)")
+    parser.add_argument("--warmup", type=int, default=2, help="untimed steps after the first (default 2)")
     parser.add_argument("--peer", choices=("hf",), help="run Hugging Face's ViTMAE in turn; one device")
     parser.add_argument("--peer-mode", choices=("eager", "compile", "both"), default="both", help="default both")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything here, with versions and hardware")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, with versions")
     try:
         rest, overrides = split_overrides(argv)
         args = parser.parse_args(rest)
+        if min(args.rounds, args.steps, args.warmup) < 1:
+            raise UserError("--rounds, --steps and --warmup count from 1.")
         report = benchmark(from_file(args.config, overrides), args)
     except UserError as error:
         print(f"train_step.py: {error}", file=sys.stderr)
         return 2
     print(table(report))
     if args.json:
-        stamp = {"argv": ["benchmarks/train_step.py", *argv], "commit": commit(), "time": time.strftime("%FT%TZ", time.gmtime())}
+        stamp = {"argv": ["benchmarks/train_step.py", *argv], "commit": commit(), "time": time.strftime("%F %T %Z")}
         args.json.write_text(json.dumps(stamp | report, indent=2) + "\n")
         print(f"written to {args.json}")
     return 0

@@ -66,7 +66,9 @@ def test_statistics_must_fit_the_channels():
 
 def test_differences_that_matter():
     a = resolve(RAW).to_dict()
-    b = resolve(RAW, ["log.every=7", "mesh.fsdp=2", "train.steps=2000", "data.workers=3", "checkpoint.keep=9"]).to_dict()
+    b = resolve(
+        RAW, ["log.every=7", "mesh.fsdp=2", "train.steps=2000", "data.workers=3", "checkpoint.keep=9"]
+    ).to_dict()
     assert differences(a, b) == []
     assert differences(b, a) == ["train.steps: 2000 -> 1000"]
     c = resolve(RAW, ["method.depth=3", "train.seed=1"]).to_dict()

@@ -21,7 +21,7 @@ def recipe(arg: str, **model) -> ConfigDict:
             optim=dict(name="adamw", learning_rate=1.5e-4, warmup=40 * epoch, b1=0.9, b2=0.95, weight_decay=0.05),
             train=dict(steps=epochs * epoch, batch=BATCH, precision="bfloat16"),
             checkpoint=dict(every=5 * epoch, keep=2),
-            eval=dict(every=50 * epoch, online=("knn",), batch=1024, limit=50_000),
+            eval=dict(every=50 * epoch, online=("knn",), raw=False, batch=1024, limit=50_000),
             log=dict(every=20, pictures_every=10 * epoch),
         )
     )  # fmt: skip

@@ -21,6 +21,7 @@ from mae_jax.interop.options import REQUIRED, options
 from mae_jax.interop.parity import Prepared
 from mae_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from mae_jax.methods.mae import MAE
+from mae_jax.nets.block import Transformer
 from mae_jax.nets.vit import Classifier, sizes
 from mae_jax.tokens.grid import patchify
 from mae_jax.tokens.positions import interpolate, sincos, with_prefix
@@ -135,10 +136,12 @@ def classifier_net(config: Mapping[str, Any], *, qkv_bias: bool = True) -> tuple
     o = options(config, known, what="models_vit.VisionTransformer", only=only, inert=INERT)
     if o["num_classes"] < 1:
         raise UserError(f"models_vit.VisionTransformer with num_classes={o['num_classes']} has no head to compare.")
+    shape = Transformer(
+        o["embed_dim"], o["depth"], o["num_heads"], float(o["mlp_ratio"]), o["qkv_bias"], o["qk_scale"] or None,
+        float(o["norm_eps"]),
+    )  # fmt: skip
     net = Classifier(
-        classes=o["num_classes"], size=_pair(o["img_size"]), patch=_pair(o["patch_size"]), dim=o["embed_dim"],
-        depth=o["depth"], heads=o["num_heads"], mlp_ratio=float(o["mlp_ratio"]), qkv_bias=o["qkv_bias"],
-        qk_scale=o["qk_scale"] or None, norm_eps=float(o["norm_eps"]),
+        shape, classes=o["num_classes"], size=_pair(o["img_size"]), patch=_pair(o["patch_size"]),
         pool="mean" if o["global_pool"] else "class",
     )  # fmt: skip
     return net, o["in_chans"]
@@ -150,7 +153,7 @@ def prepare_classifier(golden: Golden) -> Prepared:
     rules = classifier_rules(channels, net.patch)
     image, labels = _images(golden, net.size, channels), jnp.asarray(_input(golden, "labels"))
     template = jax.eval_shape(lambda image: net.init(jax.random.key(0), image)["params"], image)
-    references, groups = _decay_groups(golden, rules, template, net.depth)
+    references, groups = _decay_groups(golden, rules, template, net.shape.depth)
 
     def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         outputs: Any = net.apply({"params": params}, image)

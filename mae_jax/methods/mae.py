@@ -25,6 +25,7 @@ from mae_jax.masking import scores
 from mae_jax.masking.select import keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
+from mae_jax.nets.block import Transformer
 from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Decoder, Encoder, sizes
 from mae_jax.targets import pixels
@@ -73,17 +74,18 @@ class MAE(Method):
 
     @property
     def encoder(self) -> Encoder:
-        return Encoder(
-            patch=sizes(self.patch), dim=self.dim, depth=self.depth, heads=self.heads, mlp_ratio=self.mlp_ratio,
-            norm_eps=self.norm_eps, class_token=self.class_token, compute=self.compute,
-        )  # fmt: skip
+        shape = Transformer(
+            self.dim, self.depth, self.heads, self.mlp_ratio, norm_eps=self.norm_eps, compute=self.compute
+        )
+        return Encoder(shape, sizes(self.patch), self.class_token)
 
     @property
     def decoder(self) -> Decoder:
-        return Decoder(
-            out=math.prod(sizes(self.patch)) * self.channels, dim=self.decoder_dim, depth=self.decoder_depth,
-            heads=self.decoder_heads, mlp_ratio=self.mlp_ratio, norm_eps=self.norm_eps, compute=self.compute,
+        shape = Transformer(
+            self.decoder_dim, self.decoder_depth, self.decoder_heads, self.mlp_ratio, norm_eps=self.norm_eps,
+            compute=self.compute,
         )  # fmt: skip
+        return Decoder(shape, out=math.prod(sizes(self.patch)) * self.channels)
 
     def check(self) -> None:
         keep = keep_count(math.prod(self.grid), self.mask_ratio)

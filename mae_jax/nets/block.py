@@ -1,6 +1,7 @@
 """The pre-norm Transformer block and the stack of them: the one place that scans and rematerialises."""
 
-import functools
+import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,16 +14,37 @@ from mae_jax.nets.compute import Compute
 from mae_jax.nets.layers import LayerNorm, dense
 
 
+@dataclasses.dataclass(frozen=True)
+class Transformer:
+    """The shape of a stack of blocks, and how it runs: said once, handed to every module inside.
+
+    Attributes:
+      dim, depth, heads: width, number of blocks, attention heads (which divide the width).
+      mlp_ratio: hidden width of the MLP over `dim`.
+      qkv_bias, qk_scale: of attention (nets/attention.py).
+      norm_eps: of every layer norm.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    norm_eps: float = 1e-6
+    compute: Compute = Compute()
+
+
 class Mlp(nn.Module):
     """Two linear layers with an exact (erf) GELU between."""
 
     hidden: int
-    compute: Compute = Compute()
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        y = dense(self.hidden, "fc1", self.compute.dtype)(x)
-        return dense(x.shape[-1], "fc2", self.compute.dtype)(jax.nn.gelu(y, approximate=False))
+        y = dense(self.hidden, "fc1", self.dtype)(x)
+        return dense(x.shape[-1], "fc2", self.dtype)(jax.nn.gelu(y, approximate=False))
 
 
 class Block(nn.Module):
@@ -31,12 +53,7 @@ class Block(nn.Module):
     `drop` multiplies the two branches per sample: 0 drops a path, 1 / keep probability keeps it.
     """
 
-    heads: int
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    qk_scale: float | None = None
-    norm_eps: float = 1e-6
-    compute: Compute = Compute()
+    shape: Transformer
 
     @nn.compact
     def __call__(
@@ -45,13 +62,13 @@ class Block(nn.Module):
         valid: Bool[Array, "b n"] | None = None,
         drop: Float[Array, "b 2"] | None = None,
     ) -> Float[Array, "b n d"]:
-        dtype = self.compute.dtype
+        s, dtype = self.shape, self.shape.compute.dtype
         x = shard(x)
-        y = LayerNorm(self.norm_eps, dtype, name="norm1")(x)
-        y = Attention(self.heads, self.qkv_bias, self.qk_scale, dtype, name="attn")(y, valid)
+        y = LayerNorm(s.norm_eps, dtype, name="norm1")(x)
+        y = Attention(s.heads, s.qkv_bias, s.qk_scale, dtype, name="attn")(y, valid)
         x = x + (y if drop is None else y * drop[:, 0, None, None].astype(dtype))
-        y = LayerNorm(self.norm_eps, dtype, name="norm2")(x)
-        y = Mlp(int(x.shape[-1] * self.mlp_ratio), self.compute, name="mlp")(y)
+        y = LayerNorm(s.norm_eps, dtype, name="norm2")(x)
+        y = Mlp(int(s.dim * s.mlp_ratio), dtype, name="mlp")(y)
         return x + (y if drop is None else y * drop[:, 1, None, None].astype(dtype))
 
 
@@ -62,13 +79,7 @@ class Stack(nn.Module):
     checkpoints and name maps only ever see one array per layer.
     """
 
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    qk_scale: float | None = None
-    norm_eps: float = 1e-6
-    compute: Compute = Compute()
+    shape: Transformer
 
     @nn.compact
     def __call__(
@@ -77,26 +88,24 @@ class Stack(nn.Module):
         valid: Bool[Array, "b n"] | None = None,
         drop: Float[Array, "b depth 2"] | None = None,
     ) -> Float[Array, "b n d"]:
-        make = functools.partial(
-            Block, self.heads, self.mlp_ratio, self.qkv_bias, self.qk_scale, self.norm_eps, self.compute
-        )
+        depth, compute = self.shape.depth, self.shape.compute
         if self.is_initializing():
-            for i in range(self.depth):
-                x = make(name=str(i))(x, valid)
+            for i in range(depth):
+                x = Block(self.shape, name=str(i))(x, valid)
             return x
-        if self.depth == 0:
+        if depth == 0:
             return x
-        block = make(parent=None)
+        block = Block(self.shape, parent=None)
 
         def run(params, x, drop):
             return block.apply({"params": params}, x, valid, drop)
 
-        if self.compute.remat != "none":
-            run = jax.checkpoint(run, policy=_POLICIES[self.compute.remat])
+        if compute.remat != "none":
+            run = jax.checkpoint(run, policy=_POLICIES[compute.remat])
         params = self.variables["params"]
-        layers = [_in_compute_dtype(params[str(i)], self.compute.dtype) for i in range(self.depth)]
+        layers = [_in_compute_dtype(params[str(i)], compute.dtype) for i in range(depth)]
         drops = None if drop is None else drop.swapaxes(0, 1)
-        if self.compute.scan:
+        if compute.scan:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
             x, _ = jax.lax.scan(lambda x, layer: (run(layer[0], x, layer[1]), None), x, (stacked, drops))
             return x

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.types import Features, Mask
-from mae_jax.nets.block import Stack
-from mae_jax.nets.compute import Compute
+from mae_jax.nets.block import Stack, Transformer
 from mae_jax.nets.layers import LayerNorm, conv_bias, dense, token_init
 from mae_jax.tokens import positions
 from mae_jax.tokens.gather import restore, take
@@ -28,19 +27,12 @@ class Encoder(nn.Module):
       final_norm: whether the last norm exists (a mean-pooling classifier puts its own after pooling).
     """
 
+    shape: Transformer
     patch: tuple[int, ...]
-    dim: int
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    qk_scale: float | None = None
-    norm_eps: float = 1e-6
     class_token: bool = True
     positions: str = "sincos"
     grid: tuple[int, ...] = ()
     final_norm: bool = True
-    compute: Compute = Compute()
 
     @nn.compact
     def __call__(
@@ -58,30 +50,26 @@ class Encoder(nn.Module):
           valid: which patches are real.
           drop: drop-path multipliers (nets/block.py).
         """
-        dtype = self.compute.dtype
+        dtype = self.shape.compute.dtype
         grid = grid_shape(image.shape[1:-1], self.patch)
         x = patchify(image, self.patch)
         fan_in = x.shape[-1]
         if mask is not None:
             x = take(x, mask)
             valid = None if valid is None else jnp.take_along_axis(valid, mask.keep_ids, axis=1)
-        x = dense(self.dim, "patch_embed", dtype, bias_init=conv_bias(fan_in))(x)
+        x = dense(self.shape.dim, "patch_embed", dtype, bias_init=conv_bias(fan_in))(x)
         prefix, table = self._positions(grid)
         pos = table[None] if mask is None else table[mask.keep_ids]
         x = x + pos.astype(dtype)
         p = prefix.shape[1]
         if p:
-            token = self.param("class_token", token_init, (1, 1, self.dim))
-            token = jnp.broadcast_to((token + prefix).astype(dtype), (x.shape[0], p, self.dim))
+            token = self.param("class_token", token_init, (1, 1, self.shape.dim))
+            token = jnp.broadcast_to((token + prefix).astype(dtype), (x.shape[0], p, self.shape.dim))
             x = jnp.concatenate([token, x], axis=1)
             if valid is not None:
                 valid = jnp.concatenate([jnp.ones((x.shape[0], p), bool), valid], axis=1)
-        stack = Stack(
-            self.depth, self.heads, self.mlp_ratio, self.qkv_bias, self.qk_scale, self.norm_eps, self.compute,
-            name="blocks",
-        )  # fmt: skip
-        x = stack(x, valid, drop)
-        y = LayerNorm(self.norm_eps, dtype, name="norm")(x) if self.final_norm else x
+        x = Stack(self.shape, name="blocks")(x, valid, drop)
+        y = LayerNorm(self.shape.norm_eps, dtype, name="norm")(x) if self.final_norm else x
         return Features(
             tokens=x[:, p:], normed=y[:, p:], prefix=y[:, :p], grid=grid if mask is None else (),
             valid=None if valid is None else valid[:, p:],
@@ -90,8 +78,8 @@ class Encoder(nn.Module):
     def _positions(self, grid: tuple[int, ...]) -> tuple[Float[Array, "1 p d"], Float[Array, "n d"]]:
         p = int(self.class_token)
         if self.positions == "sincos":
-            return jnp.zeros((1, p, self.dim)), jnp.asarray(positions.sincos(self.dim, grid))
-        table = self.param("pos_embed", token_init, (1, math.prod(self.grid) + p, self.dim))
+            return jnp.zeros((1, p, self.shape.dim)), jnp.asarray(positions.sincos(self.shape.dim, grid))
+        table = self.param("pos_embed", token_init, (1, math.prod(self.grid) + p, self.shape.dim))
         if grid != self.grid:
             table = positions.interpolate(table[0], self.grid, grid, prefix=p)[None]
         return table[:, :p], table[0, p:]
@@ -101,18 +89,12 @@ class Decoder(nn.Module):
     """MAE's decoder: visible tokens and mask tokens at their places -> a prediction per token (MAE, Sec. 3).
 
     Attributes:
+      shape: its own, narrower and shallower than the encoder's.
       out: values predicted per token.
-      dim, depth, heads: its own width, number of blocks and heads.
     """
 
+    shape: Transformer
     out: int
-    dim: int = 512
-    depth: int = 8
-    heads: int = 16
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    norm_eps: float = 1e-6
-    compute: Compute = Compute()
 
     @nn.compact
     def __call__(
@@ -123,21 +105,18 @@ class Decoder(nn.Module):
         prefix: Float[Array, "b p e"] | None = None,
         valid: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n out"]:
-        dtype = self.compute.dtype
+        dtype = self.shape.compute.dtype
         p = 0 if prefix is None else prefix.shape[1]
         x = latent if prefix is None else jnp.concatenate([prefix, latent], axis=1)
-        x = dense(self.dim, "embed", dtype)(x)
-        fill = self.param("mask_token", token_init, (1, 1, self.dim)).astype(dtype)
-        pos = jnp.asarray(positions.sincos(self.dim, grid))[None].astype(dtype)
+        x = dense(self.shape.dim, "embed", dtype)(x)
+        fill = self.param("mask_token", token_init, (1, 1, self.shape.dim)).astype(dtype)
+        pos = jnp.asarray(positions.sincos(self.shape.dim, grid))[None].astype(dtype)
         tokens = restore(x[:, p:], mask, fill) + pos
         x = jnp.concatenate([x[:, :p], tokens], axis=1) if p else tokens
         if valid is not None and p:
             valid = jnp.concatenate([jnp.ones((x.shape[0], p), bool), valid], axis=1)
-        stack = Stack(
-            self.depth, self.heads, self.mlp_ratio, self.qkv_bias, None, self.norm_eps, self.compute, name="blocks"
-        )
-        x = stack(x, valid)
-        x = LayerNorm(self.norm_eps, dtype, name="norm")(x)
+        x = Stack(self.shape, name="blocks")(x, valid)
+        x = LayerNorm(self.shape.norm_eps, dtype, name="norm")(x)
         return dense(self.out, "pred", dtype)(x[:, p:]).astype(jnp.float32)
 
 
@@ -150,20 +129,13 @@ class Classifier(nn.Module):
       head_std: of the truncated normal that initialises the head: 2e-5 to fine-tune, 0.01 to probe.
     """
 
+    shape: Transformer
     classes: int
     size: tuple[int, ...]
     patch: tuple[int, ...]
-    dim: int
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    qk_scale: float | None = None
-    norm_eps: float = 1e-6
     class_token: bool = True
     pool: str = "mean"
     head_std: float = 2e-5
-    compute: Compute = Compute()
 
     @nn.compact
     def __call__(
@@ -173,15 +145,13 @@ class Classifier(nn.Module):
         if self.pool not in ("mean", "class"):
             raise ValueError(f"pool must be 'mean' or 'class', not {self.pool!r}")
         features = Encoder(
-            patch=self.patch, dim=self.dim, depth=self.depth, heads=self.heads, mlp_ratio=self.mlp_ratio,
-            qkv_bias=self.qkv_bias, qk_scale=self.qk_scale, norm_eps=self.norm_eps, class_token=self.class_token,
-            positions="learned", grid=grid_shape(self.size, self.patch), final_norm=self.pool == "class",
-            compute=self.compute, name="encoder",
+            self.shape, self.patch, self.class_token, positions="learned", grid=grid_shape(self.size, self.patch),
+            final_norm=self.pool == "class", name="encoder",
         )(image, drop=drop)  # fmt: skip
         if self.pool == "class":
             pooled = features.prefix[:, 0].astype(jnp.float32)
         else:
-            pooled = LayerNorm(self.norm_eps, name="fc_norm")(features.tokens.astype(jnp.float32).mean(axis=1))
+            pooled = LayerNorm(self.shape.norm_eps, name="fc_norm")(features.tokens.astype(jnp.float32).mean(axis=1))
         init = nn.initializers.truncated_normal(self.head_std)
         logits = dense(self.classes, "head", jnp.float32, kernel_init=init)(pooled)
         return logits, pooled

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,11 +42,17 @@ class Run:
     rate: Schedule
     shapes: State
 
-    def init(self) -> State:
-        """Fresh weights from train.seed, made where they will lie."""
+    def init(self, parts: Sequence[str] | None = None) -> State:
+        """A fresh state from train.seed, made where it will lie; only some `parts` of it where no more is needed."""
+        wanted = {name: self.shapes[name] for name in parts or self.shapes}
+        out = jax.tree.map(lambda s: s.sharding, wanted)
+
+        def make(key: jax.Array) -> State:
+            state = self._init(key)
+            return {name: state[name] for name in wanted}
+
         with use_mesh(self.mesh):
-            out = jax.tree.map(lambda s: s.sharding, self.shapes)
-            return jax.jit(self._init, out_shardings=out)(jax.random.key(self.config.train.seed))
+            return jax.jit(make, out_shardings=out)(jax.random.key(self.config.train.seed))
 
     def _init(self, key: jax.Array) -> State:
         return init_state(self.method, self.optimizer, key, sample_batch(self.method), average=self.averaging)

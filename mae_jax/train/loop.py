@@ -68,7 +68,10 @@ def train(config: Config, workdir: Path) -> int:
             writers.close()
         if not finished:
             step = int(state["step"])
-            print(f"stopped by {preemption.received or 'a signal to another process'} after step {step}; the same command resumes.", file=sys.stderr)
+            print(
+                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; the same command resumes.",
+                file=sys.stderr,
+            )
             return INTERRUPTED
         if lead:
             plot_run(workdir)

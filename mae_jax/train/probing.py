@@ -54,7 +54,7 @@ class Probes:
     def final(self, state: State) -> dict[str, dict[str, Result]]:
         """Results of the pretrained encoder (and its average), of a random one and of raw pixels."""
         weights = self.weights(state)
-        fresh = self._run.init()
+        fresh = self._run.init(("params", "stats", "ema"))
         weights["random"] = self.weights(fresh)["pretrained"]
         return self._evaluate(weights, self.protocols, raw=self._run.config.eval.raw)
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 Schedule = Callable[[Int[Array, ""] | int | float], Float[Array, ""]]
 
 
-def warmup_cosine(peak: float, warmup: float, total: float, end: float = 0.0) -> Schedule:
+def warmup_cosine(peak: float, warmup: int | float, total: int | float, end: float = 0.0) -> Schedule:
     """Linear from 0 over `warmup`, then half a cosine down to `end` at `total` (facebookresearch/mae, lr_sched).
 
     The unit is the caller's: steps, or (fractional) epochs.

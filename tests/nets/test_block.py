@@ -9,12 +9,13 @@ import pytest
 
 from mae_jax.core import tree
 from mae_jax.nets.attention import attend
-from mae_jax.nets.block import Stack, drop_path
+from mae_jax.nets.block import Stack, Transformer, drop_path
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layers import LayerNorm
 
 X = jax.random.normal(jax.random.key(1), (3, 7, 16))
-NET = Stack(depth=3, heads=4)
+SHAPE = Transformer(dim=16, depth=3, heads=4)
+NET = Stack(SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def params():
 
 
 def value_and_grad(compute, params, drop=None):
-    net = dataclasses.replace(NET, compute=compute)
+    net = Stack(dataclasses.replace(SHAPE, compute=compute))
     return jax.jit(jax.value_and_grad(lambda p: (net.apply({"params": p}, X, None, drop) ** 2).mean()))(params)
 
 

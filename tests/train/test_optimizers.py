@@ -9,6 +9,7 @@ import pytest
 from mae_jax.config import Optim
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
+from mae_jax.nets.block import Transformer
 from mae_jax.nets.vit import Classifier
 from mae_jax.train import optimizers as o
 from mae_jax.train.schedules import scaled, warmup_cosine
@@ -70,13 +71,15 @@ def test_decay_groups_are_those_of_the_sheet(tiny):
 
 
 def test_layer_scales_of_a_classifier():
-    net = Classifier(classes=3, size=(8, 8), patch=(4, 4), dim=8, depth=2, heads=2)
+    net = Classifier(Transformer(dim=8, depth=2, heads=2), classes=3, size=(8, 8), patch=(4, 4))
     params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     found = o.layer_scales(params, depth=2, decay=0.5)
     assert found["encoder/pos_embed"] == found["encoder/class_token"] == found["encoder/patch_embed/bias"] == 1 / 8
     assert found["encoder/blocks/0/attn/qkv/kernel"] == 1 / 4 and found["encoder/blocks/1/norm1/scale"] == 1 / 2
     assert found["fc_norm/scale"] == found["head/kernel"] == 1
-    scaled_updates, _ = o.scale_by_path(found).update(jax.tree.map(lambda s: jnp.ones(s.shape), params), optax.EmptyState())
+    scaled_updates, _ = o.scale_by_path(found).update(
+        jax.tree.map(lambda s: jnp.ones(s.shape), params), optax.EmptyState()
+    )
     assert (scaled_updates["encoder"]["blocks"]["0"]["attn"]["qkv"]["kernel"] == 1 / 4).all()
 
 

@@ -12,8 +12,8 @@ import pytest
 from tiny_runs import tiny
 
 from mae_jax.core import tree
-from mae_jax.methods.base import Leaf, Method
 from mae_jax.core.types import Aux
+from mae_jax.methods.base import Leaf, Method
 from mae_jax.train.build import build
 from mae_jax.train.optimizers import decay_multipliers
 from mae_jax.train.state import init_state
@@ -57,7 +57,7 @@ def toy(optimizer=None, **arguments):
     """(a jitted step of Toy, its fresh state)."""
     optimizer = optimizer or optax.scale_by_adam()
     step = make_step(Toy(), optimizer, rate, lambda batch, ctx: batch, seed=0, average=AVERAGE, **arguments)
-    state = init_state(Toy(), optimizer, jax.random.key(0), {"x": X}, average=True)
+    state = init_state(Toy(), optimizer, jax.random.key(0), {"x": jnp.asarray(X)}, average=True)
     return jax.jit(step, static_argnums=3), state
 
 

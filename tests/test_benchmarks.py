@@ -1,0 +1,105 @@
+"""benchmarks/train_step.py, as a user starts it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "benchmarks" / "train_step.py"
+CONFIG = ROOT / "configs" / "mae" / "tiny_digits.py"
+TINY = [
+    "--config.train.batch=8", "--config.method.dim=16", "--config.method.depth=1", "--config.method.heads=2",
+    "--config.method.decoder_dim=8", "--config.method.decoder_depth=1", "--config.method.decoder_heads=2",
+]  # fmt: skip
+# By the formula of He et al.'s architecture: 16 patches of 4 pixels, 6 of them kept, a class token, widths 16 and 8.
+BLOCK = lambda n, d: 24 * n * d**2 + 4 * n**2 * d
+FORWARD = 2 * 16 * 4 * 16 + BLOCK(7, 16) + 2 * 7 * 16 * 8 + BLOCK(17, 8) + 2 * 16 * 8 * 4
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}  # one device
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The JSON of two rounds of one step."""
+    out = tmp_path_factory.mktemp("benchmark") / "out.json"
+    done = start("--config", str(CONFIG), *TINY, "--rounds=2", "--steps=1", "--warmup=1", "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "images/s" in done.stdout
+    return json.loads(out.read_text())
+
+
+def test_cost_is_the_formula(report):
+    assert report["gflop_per_image"] == pytest.approx(3 * FORWARD / 1e9, rel=1e-12)
+
+
+def test_rates_follow_from_the_seconds(report):
+    ours = report["results"]["mae_jax"]
+    seconds = sorted(ours["rounds_s"])
+    assert len(seconds) == 2 and ours["compile_s"] > 0
+    assert ours["images_per_s"]["max"] == pytest.approx(8 / seconds[0])
+    assert ours["ms_per_step"]["min"] == pytest.approx(seconds[0] * 1e3)
+    assert ours["gflop_per_s"] == pytest.approx(ours["images_per_s"]["median"] * report["gflop_per_image"])
+    assert ours["mfu"] is None  # no peak is known of a CPU
+    assert 0 < ours["loss"] < 10
+
+
+def test_report_says_how_to_repeat_it(report):
+    assert report["argv"][:2] == ["benchmarks/train_step.py", "--config"]
+    assert report["config"]["method"]["dim"] == 16
+    assert report["settings"] == {"rounds": 2, "steps": 1, "warmup": 1}
+    assert {"python", "jax", "jaxlib", "flax", "numpy"} <= set(report["versions"])
+    assert report["hardware"]["platform"] == "cpu" and report["hardware"]["devices"] == 1
+    assert report["hardware"]["cores"] >= 1 and report["hardware"]["cpu"]
+    assert report["ratios"] == {}
+
+
+def test_help_warns_of_comparing_runs():
+    done = start("--help")
+    assert done.returncode == 0 and "comparable only within one run" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config.train.bach=8"], "train.batch"),
+        (["--rounds=0"], "count from 1"),
+        (["--peer=hf", "--config.method.class_token=False"], "class_token"),
+    ],
+)
+def test_what_cannot_run_is_a_paragraph(arguments, said):
+    if "--peer=hf" in arguments:
+        needs_peer()
+    done = start("--config", str(CONFIG), *arguments)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def needs_peer() -> None:
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        pytest.skip("needs torch and transformers: pip install 'mae_jax[compare]'")
+
+
+@pytest.mark.slow
+def test_peer_is_of_the_same_size_and_takes_turns(tmp_path):
+    needs_peer()
+    out = tmp_path / "out.json"
+    done = start("--config", str(CONFIG), *TINY, "--config.train.microbatches=2", "--rounds=2", "--steps=1",
+                 "--peer=hf", "--peer-mode=eager", "--json", str(out))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    ours, peer = report["results"]["mae_jax"], report["results"]["hf eager"]
+    assert ours["parameters"] == peer["parameters"]
+    assert peer["settings"]["attention"] == "sdpa"
+    turns = [line.split(":")[1].strip() for line in done.stdout.splitlines() if line.startswith("round")]
+    assert turns == ["mae_jax", "hf eager"] * 2
+    each = [b / a for a, b in zip(ours["rounds_s"], peer["rounds_s"])]
+    assert report["ratios"]["hf eager"]["rounds"] == pytest.approx(each)
+    assert {"torch", "transformers"} <= set(report["versions"])

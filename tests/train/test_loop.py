@@ -1,0 +1,334 @@
+"""Whole runs through `train`: what they write, how they resume, what they refuse, and the verbs that read them."""
+
+import io
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import flip_a_bit, metrics, tiny, unlabelled
+
+from mae_jax.commands.main import main
+from mae_jax.core import tree
+from mae_jax.core.errors import UserError
+from mae_jax.train import loop
+from mae_jax.train.build import Run, build
+from mae_jax.train.checkpoint import restore_arrays, saved_steps
+from mae_jax.train.loop import INTERRUPTED, train
+from mae_jax.train.warm_start import load_weights, warm_start
+
+FULL = (
+    "eval.every=6", "eval.protocols=('linear','knn','five_shot')", "log.pictures_every=6", "optim.average=0.5",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir of a run of 12 steps that nothing disturbed. Tests read it, and copy it to change it."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    assert train(tiny(*FULL), workdir) == 0
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def arrays(workdir, step=None):
+    return tree.flatten(restore_arrays(workdir, step))
+
+
+def assert_same_run(workdir, other):
+    found, expected = arrays(workdir), arrays(other)
+    assert found.keys() == expected.keys() and int(found["step"]) == int(expected["step"])
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array, err_msg=path)
+    assert metrics(workdir) == metrics(other)
+
+
+def at_step(monkeypatch, step, do):
+    """Let `do()` happen in the loop when `step` steps are done."""
+    look = loop.Loop.look
+
+    def broken(self, done, state):
+        look(self, done, state)
+        if done == step:
+            do()
+
+    monkeypatch.setattr(loop.Loop, "look", broken)
+
+
+def kill():
+    raise KeyboardInterrupt
+
+
+# What a run writes ----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_logged_once_per_logged_step(finished):
+    lines = metrics(finished)
+    losses = {line["step"]: line for line in lines if "loss" in line}
+    assert [line["step"] for line in lines if "loss" in line] == [1, 3, 6, 9, 12]
+    assert [line["step"] for line in lines if "probe/knn" in line] == [6, 12]
+    assert losses[1]["lr"] == 0 and losses[3]["lr"] == pytest.approx(1e-2 * 16 / 256)
+    assert losses[12]["loss"] < losses[1]["loss"]
+    assert all(set(line) >= {"grad_norm", "lr", "skipped"} for line in losses.values())
+
+
+def test_results_json(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert list(results) == ["linear", "knn", "five_shot"]
+    for found in results.values():
+        assert set(found) == {"pretrained", "average", "random", "raw"}  # "average" for optim.average alone
+        assert all(isinstance(v, float) and 0 <= v <= 100 for v in found.values())
+    assert results["knn"]["raw"] > 80  # 192 images; 10 % would be chance
+
+
+def test_pictures_and_curves_open(finished):
+    pictures = sorted(p.name for p in (finished / "pictures").iterdir())
+    assert pictures == ["step_00000006.png", "step_00000012.png"]
+    first, last = (np.asarray(Image.open(finished / "pictures" / name)) for name in pictures)
+    assert first.shape == last.shape and first.shape[0] > 3 * 128 and first.shape[1] > 4 * 128
+    assert (first != last).any()
+    assert Image.open(finished / "curves.png").size == (1800, 600)  # loss and probes
+
+
+def test_tensorboard_holds_the_loss(finished):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = event_accumulator.EventAccumulator(str(finished / "tensorboard")).Reload()
+    expected = {line["step"]: line["loss"] for line in metrics(finished) if "loss" in line}
+    assert {e.step: e.value for e in events.Scalars("loss")} == pytest.approx(expected)
+    assert [e.step for e in events.Images("reconstruction")] == [6, 12]
+
+
+def test_checkpoints_are_kept_by_count(finished):
+    assert saved_steps(finished) == [10, 12]
+
+
+# Interrupted and resumed ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_crashes_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+    at_step(monkeypatch, 8, kill)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*FULL), tmp_path)
+    assert saved_steps(tmp_path) == [5] and metrics(tmp_path)[-1]["step"] == 6  # computed again after step 5
+    monkeypatch.undo()
+    assert train(tiny(*FULL), tmp_path) == 0
+    assert_same_run(tmp_path, finished)
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads((finished / "results.json").read_text())
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(finished, tmp_path, monkeypatch, capsys):
+    at_step(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(tiny(*FULL), tmp_path) == INTERRUPTED == 143
+    assert saved_steps(tmp_path) == [5, 7] and not (tmp_path / "results.json").exists()
+    assert "stopped by SIGTERM after step 7; the same command resumes" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert train(tiny(*FULL), tmp_path) == 0
+    assert "resuming after 7" in capsys.readouterr().err
+    assert_same_run(tmp_path, finished)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, copy, capsys):
+    flip_a_bit(copy / "checkpoints" / "12")
+    assert train(tiny(*FULL), copy) == 0
+    err = capsys.readouterr().err
+    assert "12 is damaged" in err and "resuming after 10" in err
+    assert_same_run(copy, finished)
+
+
+def test_a_finished_run_only_makes_the_table_again(finished, copy, monkeypatch):
+    (copy / "results.json").unlink()
+    monkeypatch.setattr(Run, "step", property(lambda self: pytest.fail("trained on")))
+    assert train(tiny(*FULL), copy) == 0
+    assert (copy / "results.json").read_text() == (finished / "results.json").read_text()
+    assert_same_run(copy, finished)
+
+
+def test_layout_and_logging_may_change_and_a_run_may_grow(copy):
+    changes = ("train.steps=14", "mesh.data=2", "mesh.fsdp=4", "mesh.scan=True", "log.every=1", "checkpoint.keep=4",
+               "eval.every=0", "eval.protocols=()")  # fmt: skip
+    assert train(tiny(*FULL, *changes), copy) == 0
+    assert saved_steps(copy) == [10, 12, 14] and [m["step"] for m in metrics(copy)][-2:] == [13, 14]
+
+
+# Refused --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["optim.learning_rate=0.5", "method.dim=32", "method.norm_pix=True", "train.batch=32", "train.seed=1",
+     "augment.mean=(0.5,)", "optim.average=0.0", "train.steps=11", "train.precision=bfloat16", "train.init=elsewhere"],
+)  # fmt: skip
+def test_another_config_is_refused_by_name(finished, change):
+    key, _, value = change.partition("=")
+    with pytest.raises(UserError, match=rf"another config.*{key}: .* -> '?{value.strip('(,)')[:3]}") as error:
+        train(tiny(*FULL, change), finished)
+    assert str(error.value).count(" -> ") == 1
+
+
+def test_other_data_are_refused(tmp_path):
+    config = lambda: tiny("train.steps=2", data=unlabelled(tmp_path / "a.npz", n=32))
+    assert train(config(), tmp_path / "run") == 0
+    unlabelled(tmp_path / "a.npz", n=33)
+    with pytest.raises(UserError, match="data have changed since the checkpoint of step 2.*'length': 32.*'length': 33"):
+        train(tiny("train.steps=4", data=dict(source="npz", path=str(tmp_path / "a.npz"))), tmp_path / "run")
+
+
+@pytest.mark.parametrize("asked", ["eval.every=2", "eval.protocols=('knn',)"])
+def test_probes_without_labels_are_refused_before_training(tmp_path, asked):
+    with pytest.raises(UserError, match="no labels.*eval.every=0"):
+        train(tiny(asked, data=unlabelled(tmp_path / "a.npz")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pooling_that_the_encoder_lacks_is_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match="eval.pool='class' reads the class token"):
+        train(tiny("eval.every=2", "eval.pool=class", "method.class_token=False"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_large_images_may_be_probed_online_but_not_as_raw_pixels(tmp_path):
+    large = ("method.image_size=256", "method.patch=64", "eval.every=2")
+    run = build(tiny(*large))
+    loop.Probes.check(run, run.open("train"), run.open("test"))
+    run = build(tiny(*large, "eval.protocols=('knn',)"))
+    with pytest.raises(UserError, match="eval.raw"):
+        loop.Probes.check(run, run.open("train"), run.open("test"))
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="run as --workdir"):
+        train(tiny(), tmp_path / "run")
+
+
+# Broken numbers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["optim.learning_rate=1e30", "augment.std=(1e-30,)"])
+def test_a_run_without_finite_numbers_stops(tmp_path, change):
+    """A rate that throws the weights away breaks all steps after the first; absurd data break the first already."""
+    with pytest.raises(UserError, match=r"the loss is (nan|inf).*optim.clip=1"):
+        train(tiny("train.steps=40", "optim.warmup=0", "log.every=1", change), tmp_path)
+    assert metrics(tmp_path)[-1]["step"] <= 12
+
+
+def test_single_broken_batches_are_passed_over(tmp_path, monkeypatch):
+    put, calls = Run.put, []
+
+    def broken(self, batch):
+        calls.append(len(calls))
+        image = batch["image"].astype(np.float32)
+        return put(self, batch | {"image": image * np.nan if calls[-1] in (3, 4, 7) else image / 255})
+
+    monkeypatch.setattr(Run, "put", broken)
+    assert train(tiny("log.every=1"), tmp_path) == 0
+    lines = metrics(tmp_path)
+    assert [m["skipped"] for m in lines] == [0, 0, 0, 1, 2, 2, 2, 3, 3, 3, 3, 3]
+    assert [m["loss"] for m in lines].count("nan") == 3
+
+
+# Starting from other weights ------------------------------------------------------------------------------------------
+
+
+def test_warm_start_takes_the_weights_and_nothing_else(finished, tmp_path):
+    config = tiny("train.seed=5", "train.steps=2", "optim.learning_rate=0.0", f"train.init={finished}", "eval.batch=8")
+    run = build(config)
+    state, saved = jax.device_get(warm_start(run, str(finished))), arrays(finished)
+    assert int(state["step"]) == 0 and int(state["guard"]["skipped"]) == 0
+    for path, leaf in tree.flatten(state["params"]).items():
+        np.testing.assert_array_equal(leaf, saved[f"params/{path}"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(state["opt"]))
+    assert train(config, tmp_path) == 0  # at a rate of 0 the weights stay
+    for path, leaf in arrays(tmp_path).items():
+        if path.startswith("params/"):
+            np.testing.assert_array_equal(leaf, saved[path], err_msg=path)
+
+
+def test_warm_start_refuses_what_does_not_fit(finished, tmp_path):
+    with pytest.raises(UserError, match=r"do not fit.*params/decoder"):
+        warm_start(build(tiny("method.decoder_dim=12")), str(finished))
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_weights(build(tiny()), tmp_path)
+
+
+# The verbs that read a run --------------------------------------------------------------------------------------------
+
+
+def test_evaluate(finished, copy, capsys):
+    (copy / "results.json").unlink()
+    assert main(["evaluate", "--workdir", str(copy)]) == 0
+    assert (copy / "results.json").read_text() == (finished / "results.json").read_text()
+    assert "step 12" in capsys.readouterr().out
+    other = copy / "other.json"
+    assert main(["evaluate", "--workdir", str(copy), "--protocols", "knn", "--step", "10", "--output", str(other)]) == 0
+    assert set(json.loads(other.read_text())) == {"knn"}
+    assert (copy / "results.json").read_text() == (finished / "results.json").read_text()
+
+
+def test_evaluate_refuses(finished, capsys):
+    for argv, message in (
+        (["--protocols", "kn"], "'knn'"),
+        (["--step", "7"], "it has 10, 12"),
+        (["--config.eval.pool=median"], "eval.pool"),
+    ):
+        assert main(["evaluate", "--workdir", str(finished), *argv]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["evaluate", "--workdir", str(finished / "none")]) == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_reconstruct_the_test_split(finished, tmp_path):
+    one, two, other = (tmp_path / name for name in ("1.png", "2.png", "3.png"))
+    command = ["reconstruct", "--workdir", str(finished), "--count", "2", "--output"]
+    assert main([*command, str(one)]) == main([*command, str(two)]) == main([*command, str(other), "--draw", "1"]) == 0
+    assert one.read_bytes() == two.read_bytes() != other.read_bytes()
+    assert Image.open(one).size[0] > 4 * 128
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_reconstruct_image_files(finished, tmp_path, capsys):
+    rng, files = np.random.default_rng(0), {}
+    for name, shape in (("small", (8, 8)), ("wide", (40, 90)), ("colour", (33, 20, 3))):
+        files[name] = tmp_path / f"{name}.png"
+        files[name].write_bytes(png(rng.integers(0, 255, shape, np.uint8)))
+    out = tmp_path / "out.png"
+    command = ["reconstruct", "--workdir", str(finished), "--output", str(out)]
+    assert main([*command, *map(str, files.values())]) == 0
+    assert "3 image(s) at step 12" in capsys.readouterr().out and Image.open(out).size[1] > 3 * 128
+
+
+def test_reconstruct_draws_depths_of_8_and_16_bits_alike(finished, tmp_path):
+    """The same picture in 8 and in 16 bits, in one command: the rows of the grid agree."""
+    image = np.random.default_rng(0).integers(0, 255, (8, 8), np.uint8)
+    (tmp_path / "8.png").write_bytes(png(image))
+    (tmp_path / "16.png").write_bytes(png(image.astype(np.uint16) * 257))
+    out = tmp_path / "out.png"
+    names = [str(tmp_path / name) for name in ("8.png", "16.png")]
+    assert main(["reconstruct", "--workdir", str(finished), "--output", str(out), *names]) == 0
+    grid = np.asarray(Image.open(out)).astype(int)[:, :128]  # the column of originals
+    assert np.abs(grid[-128:] - grid[-258:-130]).max() <= 1
+
+
+def test_reconstruct_names_the_file_that_it_cannot_use(finished, tmp_path, capsys):
+    (tmp_path / "good.png").write_bytes(png(np.zeros((9, 9), np.uint8)))
+    (tmp_path / "bad.png").write_bytes(png(np.zeros((9, 9), np.uint8))[:40])
+    for name, message in (("bad.png", "cannot use the image"), ("none.png", "cannot read the image")):
+        assert main(["reconstruct", "--workdir", str(finished), str(tmp_path / "good.png"), str(tmp_path / name)]) == 2
+        err = capsys.readouterr().err
+        assert message in err and name in err and "Traceback" not in err
+    assert main(["reconstruct", "--workdir", str(finished), "--count", "0"]) == 2
+    assert "--count" in capsys.readouterr().err
