@@ -7,6 +7,7 @@ torch is imported after jax has started (README.md here says why).
 """
 
 import importlib.util
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -113,6 +114,14 @@ def peers(run: Any, images: np.ndarray, mode: str) -> list[Peer]:
     device = {"cpu": "cpu", "gpu": "cuda"}[kind]
     modes = MODES if mode == "both" else (mode,)
     return [Peer(run.method, run.config, normalised, mode=m, device=device, tf32=tf32) for m in modes]
+
+
+def ratios(results: dict[str, dict[str, Any]], ours: str) -> dict[str, dict[str, Any]]:
+    """{peer: {"rounds": our speed over the peer's in each, "median"}}, from "rounds_s": above 1 we are faster."""
+    seconds = {name: r["rounds_s"] for name, r in results.items()}
+    own = seconds.pop(ours)
+    each = {name: [theirs / our for our, theirs in zip(own, s)] for name, s in seconds.items()}
+    return {name: {"rounds": r, "median": statistics.median(r)} for name, r in each.items()}
 
 
 def check(config: Config) -> None:

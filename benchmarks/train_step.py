@@ -7,7 +7,7 @@ What is timed is the step that `mae_jax train` runs, and nothing else: no input 
 --steps steps, blocked at its end; compilation and warm-up come before and are told apart. With --peer hf the rounds
 of ours and of Hugging Face's ViTMAE (same size, batch, precision, AdamW) alternate in one process: A B A B.
 
-GFLOP per image is the closed formula (a step is three forward passes; a multiply-add counts 2). MFU is against the
+GFLOP per image is the closed formula (a step is three forward passes; a multiply-add counts 2); MFU is against the
 chip's peak in dense bfloat16, where it is known. Figures are comparable only within one run, because machines, their
 load and library versions differ: compare ratios of rounds that ran in turn. On a CPU not even those hold while other
 processes compute (PyTorch's OpenMP threads wait for each other, XLA's do not), so what others took is measured too.
@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from mae_jax.config import Config
 from mae_jax.core.errors import UserError
 
 LIBRARIES = ("mae_jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
-SWITCHES = ("XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "TORCHINDUCTOR_")
+SWITCHES = ("XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_", "OMP_NUM_", "TORCHINDUCTOR_", "GLIBC_", "MALLOC_")
 QUIET = 0.05  # share of the cores that others may take before the figures are called unfit to quote
 
 
@@ -85,7 +86,7 @@ def measure(runners: Sequence[Any], *, rounds: int, steps: int, warmup: int) -> 
             took = stretch(runner, steps)
             cpu, machine = time.process_time() - cpu, busy() - machine
             others = max(0.0, machine - cpu) / took / (os.cpu_count() or 1)
-            for key, value in {"rounds_s": took, "rounds_cpu_s": cpu, "others": others}.items():
+            for key, value in (("rounds_s", took), ("rounds_cpu_s", cpu), ("others", others)):
                 results[runner.name][key].append(value)
             print(f"round {number + 1}: {runner.name}: {took / steps * 1e3:.1f} ms per step", flush=True)
     for runner in runners:
@@ -126,7 +127,7 @@ def rates(rounds_s: Sequence[float], images: int, steps: int, forward: float | N
 
 
 def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
-    """Build, warm up, measure: the whole JSON but for the command line."""
+    """The whole JSON but for the command line."""
     if args.peer:
         import peer_hf
 
@@ -139,8 +140,7 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     run = build(config, jax.devices()[:1] if args.peer else None)  # the peer runs on one device
     devices = list(run.mesh.devices.flat)
     images = synthetic(run.method, config.train.batch)
-    cost = run.method.cost()
-    forward = None if cost is None else cost.forward
+    forward = None if (cost := run.method.cost()) is None else cost.forward
     print(headline(config, devices, forward), flush=True)
     runners: list[Any] = [Ours(run, images)]
     if args.peer:
@@ -148,8 +148,9 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     results = measure(runners, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
     for result in results.values():
         result |= rates(result["rounds_s"], args.steps * config.train.batch, args.steps, forward, devices)
+    ratios = peer_hf.ratios(results, Ours.name) if args.peer else {}
     return {
-        "results": results, "ratios": ratios(results),
+        "results": results, "ratios": ratios,
         "gflop_per_image": None if forward is None else 3 * forward / 1e9,
         "settings": {"rounds": args.rounds, "steps": args.steps, "warmup": args.warmup},
         "hardware": hardware(devices), "versions": versions(),
@@ -166,14 +167,6 @@ def synthetic(method: Any, batch: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (batch, *spec["image"].shape), np.uint8)
 
 
-def ratios(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{peer: our images/s over the peer's, round by round}: above 1 we are faster."""
-    seconds = {name: r["rounds_s"] for name, r in results.items()}
-    own = seconds.pop(Ours.name)
-    each = {name: [theirs / ours for ours, theirs in zip(own, s)] for name, s in seconds.items()}
-    return {name: {"rounds": r, **spread(r)} for name, r in each.items()}
-
-
 def hardware(devices: list) -> dict[str, Any]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"platform": devices[0].platform, "device": devices[0].device_kind, "devices": len(devices),
@@ -181,8 +174,9 @@ def hardware(devices: list) -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    text = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 def versions() -> dict[str, str]:
@@ -201,11 +195,11 @@ def commit() -> str | None:
 
 
 def headline(config: Config, devices: list, forward: float | None) -> str:
-    train, name = config.train, devices[0].device_kind
-    on = f"{len(devices)} x {cpu_model() if name == 'cpu' else name}"
+    train, kind = config.train, devices[0].device_kind
     cost = "no cost formula" if forward is None else f"{3 * forward / 1e9:.4g} GFLOP per image"
     parts = f" in {train.microbatches} microbatches" if train.microbatches > 1 else ""
-    return f"method {config.method['name']}, batch {train.batch}{parts}, {train.precision}, {on}, {cost}"
+    what = f"method {config.method['name']}, batch {train.batch}{parts}, {train.precision}"
+    return f"{what}, {len(devices)} x {kind}, {cost}"
 
 
 def table(report: dict[str, Any]) -> str:
@@ -226,8 +220,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    raw = argparse.RawDescriptionHelpFormatter
+    argv, raw = sys.argv[1:] if argv is None else argv, argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a config file of mae_jax train")
     parser.add_argument("--rounds", type=int, default=5, help="timed stretches per runner (default 5)")

@@ -161,6 +161,8 @@ def load(spec: str) -> tuple[dict[str, Any], str]:
     sys.path.insert(0, folder)  # a config may import what its neighbours share
     try:
         module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"'{path}' is no valid Python: {error.msg} (line {error.lineno}).") from None
     finally:
         sys.path.remove(folder)
         for name in set(sys.modules) - before:  # another folder's neighbour may have the same name
@@ -168,7 +170,14 @@ def load(spec: str) -> tuple[dict[str, Any], str]:
                 del sys.modules[name]
     if not hasattr(module, "get_config"):
         raise UserError(f"'{path}' has no function get_config(arg=''), so it is no config file.")
-    config = module.get_config(argument) if argument else module.get_config()
+    try:
+        config = module.get_config(argument) if argument else module.get_config()
+    except (TypeError, ValueError) as error:
+        if not argument:
+            raise  # the file's own fault: its author needs the trace
+        raise UserError(f"get_config of '{path}' cannot use the argument '{argument}': {error}.") from error
+    if not isinstance(config, Mapping | ml_collections.ConfigDict):
+        raise UserError(f"get_config of '{path}' gave a {type(config).__name__}; expected a ConfigDict.")
     return ml_collections.ConfigDict(config).to_dict(), (module.__doc__ or "").strip()
 
 
@@ -182,6 +191,9 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     from mae_jax.data.sources import SOURCES
     from mae_jax.methods.base import config_fields
 
+    for name, section in raw.items():
+        if not isinstance(section, Mapping):
+            raise UserError(f"config section '{name}' is {section!r}; expected keys and values, as {name}=dict(...).")
     values = {name: dict(section) for name, section in raw.items()}
     parsed = [_parse(text) for text in overrides]
     unknown = set(values) - {"method", *SECTIONS}
@@ -194,8 +206,8 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
             values.setdefault(section, {})[name] = text
     if "name" not in values.get("method", {}):
         raise UserError("the config names no method: set method.name. `mae_jax list` shows all.")
-    method = methods.get(values["method"]["name"])
-    source = values.get("data", {}).get("source", Data.source)
+    method = methods.get(_coerce(values["method"]["name"], str, "method.name"))
+    source = _coerce(values.get("data", {}).get("source", Data.source), str, "data.source")
     if source not in SOURCES:
         raise UserError(f"unknown data.source '{source}'. {nearest(source, SOURCES)}")
     options = config_fields(SOURCES[source])

@@ -64,10 +64,9 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in ("images_per_second", "mfu")} for line in lines]
 
 
-def flip_a_bit(checkpoint: Path) -> None:
-    """Damage the largest file of saved arrays in a checkpoint."""
-    files = [p for p in (checkpoint / "state").rglob("*") if p.is_file() and p.parent.name == "d"]
-    victim = max(files, key=lambda p: p.stat().st_size)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 4
-    victim.write_bytes(data)
+def flip_bits(checkpoint: Path) -> None:
+    """Flip one bit in every data file of a checkpoint (some hold nothing that is read any more)."""
+    for file in (p for p in (checkpoint / "state").rglob("*") if p.is_file() and p.parent.name == "d"):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 4
+        file.write_bytes(data)

@@ -5,7 +5,7 @@ import importlib
 import sys
 
 import mae_jax
-from mae_jax.commands.options import split_overrides
+from mae_jax.commands.options import Help, split_overrides
 from mae_jax.core.errors import UserError, nearest
 
 VERBS = ("train", "evaluate", "reconstruct", "list", "parity")  # in the order of a user's day
@@ -47,12 +47,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs. Verb modules import nothing heavy at their top."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("mae_jax", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    parser = argparse.ArgumentParser("mae_jax", description=DESCRIPTION, epilog=EPILOG, formatter_class=Help)
     parser.add_argument("--version", action="version", version=f"mae_jax {mae_jax.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for verb in VERBS:
-        own = verbs.add_parser(verb, help=module(verb).HELP, formatter_class=raw, allow_abbrev=False)
+        own = verbs.add_parser(verb, help=module(verb).HELP, formatter_class=Help, allow_abbrev=False)
         module(verb).add_arguments(own)
     return parser
 

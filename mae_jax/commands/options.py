@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 
 from mae_jax.config import Config, load, resolve
@@ -15,6 +16,13 @@ overrides:
   Sections: method, data, augment, optim, train, checkpoint, eval, mesh, log. mae_jax/config.py documents their
   keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest.
 """
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written; options beside their explanation."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=min(shutil.get_terminal_size((120, 24)).columns, 120) - 2)
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -24,7 +24,6 @@ example: mae_jax parity tests/golden/mae/*.npz
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", nargs="+", metavar="FILE.npz", help="golden files")
     parser.add_argument(
         "--json",

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Sharding
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from mae_jax.core.keys import Context
 from mae_jax.core.types import Batch, Params
@@ -27,7 +27,7 @@ def reconstructor(
       sharding: how the pictures lie on the devices; of several processes each can read only what is replicated.
     """
 
-    def pictures(params: Params, rest: Rest, batch: Batch, draw: int) -> dict[str, Array]:
+    def pictures(params: Params, rest: Rest, batch: Batch, draw: Int[Array, ""] | int) -> dict[str, Array]:
         batch = prepare(batch)
         _, aux = method.loss(params, rest, batch, Context(jax.random.key(seed), draw, train=False))
         return method.pictures(aux.seen, batch)

@@ -17,7 +17,6 @@ from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_sharding, make_mesh, replicated, state_shardings, use_mesh
 from mae_jax.core.types import Batch
-from mae_jax.data.pipeline import Batches, eval_batches, train_batches
 from mae_jax.data.sources import Source, make_source
 from mae_jax.data.transforms import HostAugment
 from mae_jax.methods.base import Method
@@ -110,21 +109,6 @@ class Run:
         return HostAugment(
             size=(height, width), channels=channels, crop_scale=a.crop_scale if train else None,
             crop_ratio=a.crop_ratio, flip=a.flip and train,
-        )  # fmt: skip
-
-    def train_batches(self, source: Source, start: int) -> Batches:
-        """This process's share of the batches from number `start` on, without end."""
-        train = self.config.train
-        return train_batches(
-            source, self.host_augment(True), batch=train.batch, seed=train.seed, start=start,
-            process_index=jax.process_index(), process_count=jax.process_count(), workers=self.config.data.workers,
-        )  # fmt: skip
-
-    def eval_batches(self, source: Source) -> Batches:
-        """The split once, in order, without augmentation."""
-        return eval_batches(
-            source, self.host_augment(False), batch=self.config.eval.batch, limit=self.config.eval.limit,
-            process_index=jax.process_index(), process_count=jax.process_count(), workers=self.config.data.workers,
         )  # fmt: skip
 
 

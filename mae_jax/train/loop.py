@@ -17,6 +17,7 @@ from mae_jax.eval.probes import results_json, table
 from mae_jax.eval.reconstruct import draw_grid, reconstructor
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
+from mae_jax.train.feed import train_batches
 from mae_jax.train.hardware import mfu
 from mae_jax.train.pictures import rest_of, spread
 from mae_jax.train.plots import plot_run
@@ -69,7 +70,8 @@ def train(config: Config, workdir: Path) -> int:
         if not finished:
             step = int(state["step"])
             print(
-                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; the same command resumes.",
+                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; "
+                f"the same command resumes.",
                 file=sys.stderr,
             )
             return INTERRUPTED
@@ -106,32 +108,46 @@ class Loop:
         total, log = config.train.steps, config.log
         patience = 1 if jax.process_count() == 1 else log.every  # agreeing costs a collective
         self.logged = start, int(state["guard"]["skipped"])
-        batches = run.train_batches(self.source, start)
+        batches = train_batches(run, self.source, start)
         progress = Progress(total, batch=config.train.batch, start=start, active=jax.process_index() == 0)
         before: dict[str, jax.Array] | None = None
+        due: tuple[int, dict[str, jax.Array]] | None = None  # logged when the next step is under way
         try:
             for step in range(start, total):
                 host = next(batches)
                 self.replaced += int(host["replaced"].sum())
                 state, metrics = run.step(state, {}, run.put(host), run.method.plan(step))
                 done = step + 1
+                if due is not None:
+                    self.log(*due, progress)
+                    due = None
                 if before is not None:
                     jax.block_until_ready(before)  # the host runs one step ahead, never more
                 before = metrics
                 if done % log.every == 0 or done == total or done == 1:
-                    self.log(done, metrics, progress)
-                with progress.paused():
-                    self.look(done, state)
-                    if done % config.checkpoint.every == 0 or done == total:
-                        self.save(done, state)
-                if done < total and done % patience == 0 and agree(preemption.requested):
-                    self.save(done, state)
+                    due = done, metrics
+                stop = done < total and done % patience == 0 and agree(preemption.requested)
+                if stop or self.pauses_at(done):
+                    if due is not None:
+                        self.log(*due, progress)
+                        due = None
+                    with progress.paused():
+                        self.look(done, state)
+                        if stop or done % config.checkpoint.every == 0 or done == total:
+                            self.save(done, state)
+                if stop:
                     return state, False
         finally:
             progress.close()
             batches.close()
             self.checkpoints.wait()
         return state, True
+
+    def pauses_at(self, step: int) -> bool:
+        """Whether anything but the next train step is due after `step`."""
+        c = self.config
+        periods = (c.eval.every, c.log.pictures_every, c.checkpoint.every)
+        return step == c.train.steps or any(every and step % every == 0 for every in periods)
 
     def log(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
         """Write one logged step, and stop a run in which nothing is finite any more."""
@@ -151,7 +167,8 @@ class Loop:
         if self.broken >= min(step, BROKEN):
             raise UserError(
                 f"the loss is {values['loss']} and the gradient's norm {values['grad_norm']} at step {step}; the last "
-                f"{self.broken} update(s) were skipped because of such values. The weights are still those of the last finite step. Lower optim.learning_rate, set "
+                f"{self.broken} update(s) were skipped because of such values. The weights are still those of "
+                f"the last finite step. Lower optim.learning_rate, set "
                 f"optim.clip=1, or look for broken values in the data; the last checkpoint in {self.workdir} is good."
             )
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mae_jax.core.errors import UserError
-from mae_jax.data.decode import BadImage
+from mae_jax.data.decode import BadImage, convert
 from mae_jax.data.sources import Source
 from mae_jax.train.build import Run
 from mae_jax.train.state import State
@@ -51,4 +51,7 @@ def rest_of(state: State) -> dict[str, Any]:
 
 def _prepared(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     augment, rng = run.host_augment(train=False), np.random.default_rng(0)  # the rng is not drawn from
-    return {"image": np.stack([augment(record, rng) for record in records])}
+    images = [augment(record, rng) for record in records]
+    if len({image.dtype for image in images}) > 1:  # files of 8 and of 16 bits: white is 1 in all of them
+        images = [convert(image, "float32") for image in images]
+    return {"image": np.stack(images)}

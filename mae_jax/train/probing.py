@@ -10,6 +10,7 @@ from mae_jax.data.sources import Source
 from mae_jax.eval.probes import Result
 from mae_jax.eval.run import Evaluator
 from mae_jax.train.build import Run, sample_batch
+from mae_jax.train.feed import eval_batches
 from mae_jax.train.state import State
 
 
@@ -69,7 +70,7 @@ class Probes:
     def _evaluate(self, weights: dict[str, tuple[Any, Any]], protocols: tuple[str, ...], raw: bool):
         with use_mesh(self._run.mesh):
             return self._evaluator(protocols, raw)(
-                weights, self._run.eval_batches(self._train), self._run.eval_batches(self._test)
+                weights, eval_batches(self._run, self._train), eval_batches(self._run, self._test)
             )
 
     def _evaluator(self, protocols: tuple[str, ...], raw: bool) -> Evaluator:

@@ -50,5 +50,5 @@ def load_weights(run: Run, workdir: Path, step: int | None = None) -> dict[str, 
         )
     shapes = {path: s for path, s in shapes.items() if path in saved}
     placed = {path: jax.device_put(saved[path], s.sharding) for path, s in shapes.items()}
-    empty: dict[str, Any] = {part: {} for part in parts if part != "step"} | {"ema": {"teacher": {}}}
-    return empty | tree.unflatten(placed)
+    weights: dict[str, Any] = {part: {} for part in parts} | tree.unflatten(placed)
+    return weights | {"ema": {"teacher": {}} | weights["ema"]}  # empty dicts have no path

@@ -1,0 +1,122 @@
+"""`mae_jax train` as real processes: stopped and killed in the middle, and two of them as one run."""
+
+import json
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+from tiny_runs import config_file, metrics, start, tiny
+
+from mae_jax.core import tree
+from mae_jax.train.checkpoint import restore_arrays, saved_steps
+
+pytestmark = pytest.mark.slow
+LIMIT = 300  # seconds until a test gives a process up
+
+
+def arrays(workdir):
+    return tree.flatten(restore_arrays(workdir))
+
+
+def wait_for(process, happened):
+    """Wait until `happened()`, while the process lives."""
+    until = time.monotonic() + LIMIT
+    while not happened():
+        assert process.poll() is None, f"the process ended too early, with status {process.returncode}"
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def logged(workdir):
+    """The last step whose metrics are on disk."""
+    try:
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def finish(processes):
+    """Wait for all -> their exit statuses; none is left behind."""
+    try:
+        return [process.wait(timeout=LIMIT) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_stopped_and_killed_it_ends_as_if_it_had_not_been(tmp_path):
+    """SIGTERM, the same command, kill -9, the same command: the weights and the log of a run that was left alone."""
+    config = config_file(tmp_path / "tiny.py", tiny("train.steps=400", "checkpoint.every=50", "log.every=10"))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def begin(workdir):
+        return start("train", "--config", config, "--workdir", workdir, log=tmp_path / f"{workdir.name}.log")
+
+    reference, stopped = begin(whole), begin(broken)
+    try:
+        wait_for(stopped, lambda: logged(broken) >= 60)
+        stopped.send_signal(signal.SIGTERM)
+        assert finish([stopped, reference]) == [143, 0], (tmp_path / "broken.log").read_text()
+        (at,) = [step for step in saved_steps(broken) if step % 50]
+        assert 60 <= at < 400
+        killed = begin(broken)
+        wait_for(killed, lambda: (max(saved_steps(broken)) // 50 > at // 50 and logged(broken) % 50 >= 10))
+        killed.kill()
+        assert killed.wait(LIMIT) == -signal.SIGKILL and max(saved_steps(broken)) < 400
+        assert finish([begin(broken)]) == [0], (tmp_path / "broken.log").read_text()
+    finally:
+        for process in (reference, stopped):
+            process.kill()
+    found, expected = arrays(broken), arrays(whole)
+    assert found.keys() == expected.keys() and int(found["step"]) == 400
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array, err_msg=path)
+    assert metrics(broken) == metrics(whole)
+
+
+def test_two_processes_are_one(tmp_path):
+    """2 processes x 4 devices against 1 x 8, with an online probe, pictures, checkpoints, the table, and a resume."""
+    every = ("eval.every=2", "eval.protocols=('knn',)", "log.every=1", "log.pictures_every=2", "checkpoint.every=2",
+             "train.microbatches=2", "mesh.fsdp=2", "optim.average=0.5", "optim.warmup=0")  # fmt: skip
+
+    def begin(workdir, steps, count):
+        config = config_file(tmp_path / "tiny.py", tiny(*every, f"train.steps={steps}"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        argv = ("train", "--config", config, "--workdir", tmp_path / workdir)
+        return [
+            start(
+                *argv, *(("--coordinator", address, "--processes", count, "--process-id", i) if count > 1 else ()),
+                log=tmp_path / f"{workdir}.{i}.log", devices=8 // count,
+            )
+            for i in range(count)
+        ]  # fmt: skip
+
+    def said(workdir):
+        return "\n".join(path.read_text()[-4000:] for path in tmp_path.glob(f"{workdir}.*.log"))
+
+    assert finish(begin("one", 4, 1)) == [0], said("one")
+    assert finish(begin("two", 4, 2)) == [0, 0], said("two")
+    assert "2 process(es)" in (tmp_path / "two.0.log").read_text() and "step" not in (tmp_path / "two.1.log").read_text()
+
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [line["step"] for line in two] == [line["step"] for line in one] == [1, 2, 2, 3, 4, 4]
+    for expected, found in zip(one, two, strict=True):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():  # of 192 neighbours one may change sides
+            np.testing.assert_allclose(found[name], value, **({"atol": 0.6} if "probe" in name else {"rtol": 1e-4}))
+    expected, found = arrays(tmp_path / "one"), arrays(tmp_path / "two")
+    assert expected.keys() == found.keys()
+    for path, array in expected.items():
+        if path.startswith("params/") and not path.endswith("qkv/bias"):  # a key's bias gets rounding for a gradient
+            np.testing.assert_allclose(found[path], array, atol=1e-4, err_msg=path)
+    for name in ("results.json", "curves.png", "pictures/step_00000002.png", "pictures/step_00000004.png"):
+        assert (tmp_path / "two" / name).is_file(), name
+    assert set(json.loads((tmp_path / "two/results.json").read_text())["knn"]) == {"pretrained", "average", "random", "raw"}
+
+    assert finish(begin("two", 6, 2)) == [0, 0], said("two")  # it resumes, and grows
+    assert saved_steps(tmp_path / "two") == [4, 6] and metrics(tmp_path / "two")[: len(two)] == two
