@@ -96,9 +96,7 @@ def spread(rates: list[float]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="photos", choices=sorted(SOURCES))
     parser.add_argument("--path", help="for the sources folder and npz")
     parser.add_argument("--size", type=int, default=224)
@@ -107,9 +105,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each stretch")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--no-crop", dest="crop", action="store_false", help="resize and cut the centre instead"
-    )
+    parser.add_argument("--no-crop", dest="crop", action="store_false", help="resize and cut the centre instead")
     parser.add_argument("--decode", action="store_true", help="compare JPEG decoders instead")
     args = parser.parse_args()
     results = decode_rates(args) if args.decode else [pipeline_rate(args)]

@@ -122,7 +122,7 @@ def rates(rounds_s: Sequence[float], images: int, steps: int, forward: float | N
 
     per_s, ms = spread([images / s for s in rounds_s]), spread([s / steps * 1e3 for s in rounds_s])
     flops = None if forward is None else per_s["median"] * 3 * forward / 1e9
-    used = None if forward is None else mfu(per_s["median"], forward, devices)
+    used = None if forward is None else mfu(per_s["median"], forward, devices[0].device_kind, len(devices))
     return {"images_per_s": per_s, "ms_per_step": ms, "gflop_per_s": flops, "mfu": used}
 
 

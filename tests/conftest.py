@@ -13,7 +13,8 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("mae_jax", "beartype.beartype")
+# An int passes for a float, as in the type checker.
+install_import_hook("mae_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

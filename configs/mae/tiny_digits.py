@@ -9,8 +9,8 @@ Expect:   linear probe >= 96.5 %, at least 6 points over the same encoder at ran
 from ml_collections import ConfigDict
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    """The config; takes no argument."""
+def get_config() -> ConfigDict:
+    """The config."""
     return ConfigDict(
         dict(
             method=dict(
@@ -19,10 +19,10 @@ def get_config(arg: str = "") -> ConfigDict:
             ),
             data=dict(source="digits"),
             augment=dict(crop_scale=None, flip=False, mean=(0.3,), std=(0.37,)),
-            optim=dict(learning_rate=3e-3, warmup=100, weight_decay=0.05),
-            train=dict(steps=1500, batch=256, seed=0),
-            checkpoint=dict(every=500),
-            eval=dict(every=250, online=("knn",), protocols=("linear", "knn", "five_shot"), batch=256),
-            log=dict(every=25, pictures_every=500),
+            optim=dict(learning_rate=4e-3, warmup=200, weight_decay=0.05),
+            train=dict(steps=3000, batch=128, seed=0),
+            checkpoint=dict(every=1000),
+            eval=dict(every=500, online=("knn",), protocols=("linear", "knn", "five_shot"), batch=256),
+            log=dict(every=50, pictures_every=1000),
         )
     )  # fmt: skip

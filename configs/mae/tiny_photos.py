@@ -9,8 +9,8 @@ Expect:   runs/photos/pictures/ shows the hidden right-hand fifth of both photog
 from ml_collections import ConfigDict
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    """The config; takes no argument."""
+def get_config() -> ConfigDict:
+    """The config."""
     return ConfigDict(
         dict(
             method=dict(

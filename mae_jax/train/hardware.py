@@ -1,7 +1,5 @@
 """What the chips can do: the denominators of MFU."""
 
-import jax
-
 # Peak dense bfloat16 TFLOP/s per jax device, from the vendors' data sheets. A v3 device is one core of two.
 PEAK_TFLOPS = {
     "TPU v3": 61.5,
@@ -18,14 +16,13 @@ PEAK_TFLOPS = {
 }
 
 
-def peak_flops(device: jax.Device) -> float | None:
-    """Peak dense bf16 FLOP/s of a device, or None for a chip that is not in the table (a CPU)."""
-    kind = device.device_kind
+def peak_flops(kind: str) -> float | None:
+    """Peak dense bf16 FLOP/s of a `jax.Device.device_kind`, or None for a chip that is not in the table (a CPU)."""
     named = [name for name in PEAK_TFLOPS if name in kind]
     return PEAK_TFLOPS[max(named, key=len)] * 1e12 if named else None
 
 
-def mfu(rate: float, forward_flops: float, devices: list[jax.Device]) -> float | None:
+def mfu(rate: float, forward_flops: float, kind: str, devices: int) -> float | None:
     """Model FLOPs utilisation: samples/s x 3 x forward FLOPs / peak of all devices (a step is 3 forwards)."""
-    peak = peak_flops(devices[0])
-    return None if peak is None else rate * 3 * forward_flops / (peak * len(devices))
+    peak = peak_flops(kind)
+    return None if peak is None else rate * 3 * forward_flops / (peak * devices)

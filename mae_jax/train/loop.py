@@ -97,7 +97,6 @@ class Loop:
         self.config = run.config
         self.probes = Probes(run, source, test)
         self.pictures = reconstructor(run.method, run.augment, sharding=replicated(run.mesh))
-        self.replaced = 0
         self.broken = 0  # updates skipped in a row, as far as logged steps tell
         self.logged = (0, 0)  # (step, skipped updates so far) when last logged
         self.scores: dict[str, float] = {}  # of this step; by them the best checkpoint is chosen
@@ -111,11 +110,12 @@ class Loop:
         batches = train_batches(run, self.source, start)
         progress = Progress(total, batch=config.train.batch, start=start, active=jax.process_index() == 0)
         before: dict[str, jax.Array] | None = None
-        due: tuple[int, dict[str, jax.Array]] | None = None  # logged when the next step is under way
+        replaced = 0  # samples since the last logged step that could not be decoded
+        due: tuple[int, dict[str, Any]] | None = None  # logged when the next step is under way
         try:
             for step in range(start, total):
                 host = next(batches)
-                self.replaced += int(host["replaced"].sum())
+                replaced += int(host["replaced"].sum())
                 state, metrics = run.step(state, {}, run.put(host), run.method.plan(step))
                 done = step + 1
                 if due is not None:
@@ -125,7 +125,10 @@ class Loop:
                     jax.block_until_ready(before)  # the host runs one step ahead, never more
                 before = metrics
                 if done % log.every == 0 or done == total or done == 1:
-                    due = done, metrics
+                    due = done, metrics | {"data/replaced": replaced}
+                    replaced = 0
+                if done % patience == 0 and jax.process_count() > 1:
+                    jax.block_until_ready(metrics)  # two collective programs at once can deadlock on a CPU
                 stop = done < total and done % patience == 0 and agree(preemption.requested)
                 if stop or self.pauses_at(done):
                     if due is not None:
@@ -149,7 +152,7 @@ class Loop:
         periods = (c.eval.every, c.log.pictures_every, c.checkpoint.every)
         return step == c.train.steps or any(every and step % every == 0 for every in periods)
 
-    def log(self, step: int, metrics: Mapping[str, jax.Array], progress: Progress) -> None:
+    def log(self, step: int, metrics: Mapping[str, Any], progress: Progress) -> None:
         """Write one logged step, and stop a run in which nothing is finite any more."""
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         shown = {"loss": values["loss"], "lr": values["lr"]}
@@ -158,8 +161,6 @@ class Loop:
             values["images_per_second"] = progress.rate * self.config.train.batch
             if (used := self.mfu(progress.rate)) is not None:
                 values["mfu"] = used
-        if self.replaced:
-            values["data/replaced"] = float(self.replaced)
         self.writers.scalars(step, values)
         before, skipped = self.logged, int(values["skipped"])
         self.logged = step, skipped
@@ -177,7 +178,8 @@ class Loop:
         cost = self.built.method.cost()
         if cost is None or steps_per_second is None:
             return None
-        return mfu(steps_per_second * self.config.train.batch, cost.forward, list(self.built.mesh.devices.flat))
+        mesh, rate = self.built.mesh, steps_per_second * self.config.train.batch
+        return mfu(rate, cost.forward, mesh.devices.flat[0].device_kind, mesh.size)
 
     def look(self, step: int, state: State) -> None:
         """Online probes and pictures, when they are due."""

@@ -34,7 +34,7 @@ def summary(run: Run, workdir: Path, data: str, start: int) -> str:
     if cost is not None:
         tokens = f"{train.batch} images, {train.batch * cost.tokens:,} tokens ({train.batch * cost.visible:,} visible)"
         lines.append(("each step", tokens))
-        peak = peak_flops(run.mesh.devices.flat[0])
+        peak = peak_flops(run.mesh.devices.flat[0].device_kind)
         known = f", {peak / 1e12:g} peak TFLOP/s per device" if peak else ""
         lines.append(("cost", f"{3 * cost.forward / 1e9:.3g} GFLOP per image (3 x forward, closed formula){known}"))
     lines.append(("written to", f"{workdir}/  metrics.jsonl, checkpoints/, pictures/, config.json"))

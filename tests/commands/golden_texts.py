@@ -42,12 +42,12 @@ def golden_text(config: Path) -> str:
     shapes = tree.flatten(params)
     sharding = tree.match(RULES, shapes, "sharding rule")
     decay = decay_multipliers(params, resolved.optim.decay_rules)
-    rows = {path: f"{_shape(s.shape)}  {s.dtype}  {sharding[path]}  decay {decay[path]:g}" for path, s in shapes.items()}
-    wide = max(map(len, rows))
+    rows = {p: f"{_shape(s.shape)}  {s.dtype}  {sharding[p]}  decay {decay[p]:g}" for p, s in shapes.items()}
+    wide, sections = max(map(len, rows)), resolved.to_dict()
     return "\n".join(
         [
             f"# {config}: resolved",
-            *(f"{k}.{key} = {json.dumps(v)}" for k, section in resolved.to_dict().items() for key, v in section.items()),
+            *(f"{name}.{key} = {json.dumps(value)}" for name, keys in sections.items() for key, value in keys.items()),
             "",
             f"# {tree.size(params):,} parameters, {tree.size(stats):,} statistics: shape, sharding rule, weight decay",
             *(f"{path:<{wide}}  {text}" for path, text in collapse(rows).items()),

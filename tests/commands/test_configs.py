@@ -22,8 +22,8 @@ def test_golden_text(config):
     written, now = path_of(config).read_text().splitlines(), golden_text(config).splitlines()
     changes = "\n".join(difflib.unified_diff(written, now, "recorded", "now", lineterm="", n=0))
     assert not changes, (
-        f"{config} means something else than recorded. If that is intended, run `python tests/commands/golden_texts.py` "
-        f"and look at its diff:\n{changes}"
+        f"{config} means something else than recorded. If that is intended, run `python "
+        f"tests/commands/golden_texts.py` and look at its diff:\n{changes}"
     )
 
 

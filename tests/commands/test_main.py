@@ -143,7 +143,8 @@ def test_a_wrong_override_is_one_paragraph(capsys, config, tmp_path, devices_unt
 
 
 def test_a_mesh_that_does_not_fit(capsys, config, tmp_path):
-    for override, message in (("mesh.data=3", "does not fit 8 device(s)"), ("train.batch=12", "choose a multiple of 8")):
+    refused = (("mesh.data=3", "does not fit 8 device(s)"), ("train.batch=12", "choose a multiple of 8"))
+    for override, message in refused:
         status, _, err = run(capsys, "train", "--config", config, "--workdir", tmp_path / "x", f"--config.{override}")
         assert status == 2 and message in err and not (tmp_path / "x").exists()
 

@@ -40,16 +40,16 @@ def test_adamw_is_optax_adamw():
 
 def test_lars_is_optax_lars_at_a_constant_rate_only():
     matrix = {"a": {"kernel": True, "bias": False}}
-    theirs = optax.chain(
-        optax.lars(1.0, weight_decay=0.1, weight_decay_mask=matrix, trust_coefficient=0.01, trust_ratio_mask=matrix, momentum=0.9),
-        optax.scale(-1.0),
-    )  # fmt: skip
+    settings = dict(
+        weight_decay=0.1, weight_decay_mask=matrix, trust_coefficient=0.01, trust_ratio_mask=matrix, momentum=0.9
+    )
+    theirs = optax.chain(optax.lars(1.0, **settings), optax.scale(-1.0))
     ours = o.lars(0.9, 0.01, 0.1)
     close(run(ours, [0.5] * 4), run(theirs, [0.5] * 4))
     # Where the rate changes, facebookresearch/mae multiplies the whole momentum by the new rate; so do we. optax.lars
     # given a schedule would have put each gradient into the buffer at the rate of its own step.
     rates = jnp.array([0.5, 0.1, 0.02])
-    scheduled = optax.lars(lambda i: rates[i], weight_decay=0.1, weight_decay_mask=matrix, trust_coefficient=0.01, trust_ratio_mask=matrix, momentum=0.9)  # fmt: skip # noqa: E501
+    scheduled = optax.lars(lambda i: rates[i], **settings)
     a, b = run(ours, rates), run(optax.chain(scheduled, optax.scale(-1.0)), [1.0] * 3)
     assert np.abs(a["a"]["bias"] - b["a"]["bias"]).max() > 0.05
 
