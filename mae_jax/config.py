@@ -187,36 +187,14 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     Raises:
       UserError: an unknown key (names the nearest), a value of the wrong type, an unknown method or source.
     """
-    from mae_jax import methods
-    from mae_jax.data.sources import SOURCES
-    from mae_jax.methods.base import config_fields
-
-    for name, section in raw.items():
-        if not isinstance(section, Mapping):
-            raise UserError(f"config section '{name}' is {section!r}; expected keys and values, as {name}=dict(...).")
-    values = {name: dict(section) for name, section in raw.items()}
+    values = _sections(raw)
     parsed = [_parse(text) for text in overrides]
-    unknown = set(values) - {"method", *SECTIONS}
-    if unknown:
-        name = min(unknown)
-        raise UserError(f"unknown config section '{name}'. {nearest(name, ['method', *SECTIONS])}")
-    for key, text in parsed:  # the two names decide which further keys exist
+    for key, text in parsed:  # these two decide which further keys exist
         if key in ("method.name", "data.source"):
             section, name = key.split(".")
             values.setdefault(section, {})[name] = text
-    if "name" not in values.get("method", {}):
-        raise UserError("the config names no method: set method.name. `mae_jax list` shows all.")
-    method = methods.get(_coerce(values["method"]["name"], str, "method.name"))
-    source = _coerce(values.get("data", {}).get("source", Data.source), str, "data.source")
-    if source not in SOURCES:
-        raise UserError(f"unknown data.source '{source}'. {nearest(source, SOURCES)}")
-    options = config_fields(SOURCES[source])
-    schema = {"method": {"name": str} | _types(method, config_fields(method))}
-    schema |= {name: _types(cls, config_fields(cls)) for name, cls in SECTIONS.items()}
-    del schema["data"]["options"]
-    schema["data"] |= _types(SOURCES[source], options)
+    schema, defaults, options = _schema(values)
     known = [f"{section}.{key}" for section, keys in schema.items() for key in keys]
-
     for key, text in parsed:
         if key not in known:
             raise UserError(f"unknown config key '{key}'. {nearest(key, known)}")
@@ -227,14 +205,48 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
             if key not in schema[section]:
                 raise UserError(f"unknown config key '{section}.{key}'. {nearest(f'{section}.{key}', known)}")
             keys[key] = _coerce(value, schema[section][key], f"{section}.{key}")
-    defaults = {f.name: f.default for f in config_fields(method).values() if f.default is not dataclasses.MISSING}
+    data = values.pop("data", {})
+    own = {key: data.pop(key) for key in list(data) if key not in Data.__dataclass_fields__}
     sections = {name: cls(**values.get(name, {})) for name, cls in SECTIONS.items() if name != "data"}
-    data = values.get("data", {})
-    own = {key: data.pop(key) for key in list(data) if key in options}
-    filled = {k: f.default for k, f in options.items() if f.default is not dataclasses.MISSING} | own
-    config = Config(method=defaults | values["method"], data=Data(**data, options=filled), **sections)
+    config = Config(method=defaults | values["method"], data=Data(**data, options=options | own), **sections)
     _check_values(config)
     return config
+
+
+def _sections(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A copy of the sections, all of them known."""
+    for name, section in raw.items():
+        if name not in ("method", *SECTIONS):
+            raise UserError(f"unknown config section '{name}'. {nearest(name, ['method', *SECTIONS])}")
+        if not isinstance(section, Mapping):
+            raise UserError(f"config section '{name}' is {section!r}; expected keys and values, as {name}=dict(...).")
+    return {name: dict(section) for name, section in raw.items()}
+
+
+def _schema(
+    values: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """({section: {key: type}}, defaults of the method's fields, defaults of the source's), as the two names say."""
+    from mae_jax import methods
+    from mae_jax.data.sources import SOURCES
+    from mae_jax.methods.base import config_fields
+
+    if "name" not in values.get("method", {}):
+        raise UserError("the config names no method: set method.name. `mae_jax list` shows all.")
+    method = methods.get(_coerce(values["method"]["name"], str, "method.name"))
+    name = _coerce(values.get("data", {}).get("source", Data.source), str, "data.source")
+    if name not in SOURCES:
+        raise UserError(f"unknown data.source '{name}'. {nearest(name, SOURCES)}")
+    source = SOURCES[name]
+    schema = {section: _types(cls, config_fields(cls)) for section, cls in SECTIONS.items()}
+    schema["method"] = {"name": str} | _types(method, config_fields(method))
+    del schema["data"]["options"]
+    schema["data"] |= _types(source, config_fields(source))
+    defaults, options = (
+        {k: f.default for k, f in config_fields(cls).items() if f.default is not dataclasses.MISSING}
+        for cls in (method, source)
+    )
+    return schema, defaults, options
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
