@@ -15,14 +15,14 @@ def get_config() -> ConfigDict:
         dict(
             method=dict(
                 name="mae", image_size=8, patch=2, channels=1, dim=96, depth=4, heads=4, decoder_dim=48,
-                decoder_depth=2, decoder_heads=4, mask_ratio=0.625, norm_pix=False,
+                decoder_depth=4, decoder_heads=4, mask_ratio=0.625, norm_pix=False,
             ),
             data=dict(source="digits"),
             augment=dict(crop_scale=None, flip=False, mean=(0.3,), std=(0.37,)),
-            optim=dict(learning_rate=4e-3, warmup=200, weight_decay=0.05),
-            train=dict(steps=3000, batch=128, seed=0),
-            checkpoint=dict(every=1000),
-            eval=dict(every=500, online=("knn",), protocols=("linear", "knn", "five_shot"), batch=256),
-            log=dict(every=50, pictures_every=1000),
+            optim=dict(learning_rate=3e-3, warmup=100, weight_decay=0.05),
+            train=dict(steps=1500, batch=256, seed=0),
+            checkpoint=dict(every=500),
+            eval=dict(every=250, online=("knn",), protocols=("linear", "knn", "five_shot"), batch=256),
+            log=dict(every=25, pictures_every=500),
         )
     )  # fmt: skip
