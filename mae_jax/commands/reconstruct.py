@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     from mae_jax.eval.pictures import save_png
     from mae_jax.eval.reconstruct import draw_grid, reconstructor
     from mae_jax.train.build import build
-    from mae_jax.train.pictures import image_files, rest_of, spread
+    from mae_jax.train.pictures import image_files, spread
+    from mae_jax.train.state import rest_of
     from mae_jax.train.warm_start import load_weights
 
     run = build(config)

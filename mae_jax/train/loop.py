@@ -19,12 +19,12 @@ from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
 from mae_jax.train.hardware import mfu
-from mae_jax.train.pictures import rest_of, spread
+from mae_jax.train.pictures import spread
 from mae_jax.train.plots import plot_run
 from mae_jax.train.probing import Probes
 from mae_jax.train.progress import Progress
 from mae_jax.train.signals import Preemption, agree
-from mae_jax.train.state import State
+from mae_jax.train.state import State, rest_of
 from mae_jax.train.summary import summary
 from mae_jax.train.warm_start import warm_start
 from mae_jax.train.writers import Writers

@@ -10,7 +10,6 @@ from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage, convert
 from mae_jax.data.sources import Source
 from mae_jax.train.build import Run
-from mae_jax.train.state import State
 
 
 def spread(run: Run, source: Source, count: int) -> dict[str, np.ndarray]:
@@ -42,11 +41,6 @@ def image_files(run: Run, paths: Sequence[Path]) -> dict[str, np.ndarray]:
             except BadImage as error:
                 raise UserError(f"cannot use the image '{path}': {error}") from None
         raise
-
-
-def rest_of(state: State) -> dict[str, Any]:
-    """What a method's loss and encode read besides the parameters."""
-    return {"stats": state["stats"], "ema": state["ema"]["teacher"], "frozen": {}}
 
 
 def _prepared(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

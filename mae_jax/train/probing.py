@@ -11,7 +11,7 @@ from mae_jax.eval.probes import Result
 from mae_jax.eval.run import Evaluator
 from mae_jax.train.build import Run, sample_batch
 from mae_jax.train.feed import eval_batches
-from mae_jax.train.state import State
+from mae_jax.train.state import State, rest_of
 
 
 class Probes:
@@ -40,8 +40,7 @@ class Probes:
         protocols = (*run.config.eval.online, *run.config.eval.protocols)
         raw = run.config.eval.raw and bool(run.config.eval.protocols)  # the table alone compares with pixels
         evaluator = Probes(run, train, test)._evaluator(protocols, raw)
-        rest = {"stats": run.shapes["stats"], "ema": run.shapes["ema"]["teacher"], "frozen": {}}
-        evaluator.check(run.shapes["params"], rest, jax.eval_shape(lambda: sample_batch(run.method)))
+        evaluator.check(run.shapes["params"], rest_of(run.shapes), jax.eval_shape(lambda: sample_batch(run.method)))
 
     def online(self, state: State) -> dict[str, float]:
         """{"probe/<protocol>": accuracy} of the weights as they are."""
@@ -61,7 +60,7 @@ class Probes:
 
     def weights(self, state: State) -> dict[str, tuple[Any, Any]]:
         """{name: (params, rest)} of the sets that a state holds."""
-        rest = {"stats": state["stats"], "ema": state["ema"]["teacher"], "frozen": {}}
+        rest = rest_of(state)
         found = {"pretrained": (state["params"], rest)}
         if "average" in state["ema"]:
             found["average"] = (state["ema"]["average"], rest)

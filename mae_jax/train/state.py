@@ -37,3 +37,8 @@ def init_state(
         "opt": optimizer.init(params),
         "guard": {"skipped": jnp.zeros((), jnp.int32)},
     }
+
+
+def rest_of(state: State) -> dict[str, Any]:
+    """What a method's loss and encode read besides the parameters."""
+    return {"stats": state["stats"], "ema": state["ema"]["teacher"], "frozen": {}}
