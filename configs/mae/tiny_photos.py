@@ -2,7 +2,7 @@
 
 Run:      mae_jax train --config configs/mae/tiny_photos.py --workdir runs/photos
 Hardware: 2 CPU cores, a few minutes.
-Expect:   runs/photos/pictures/ shows the hidden right-hand fifth of both photographs coming into shape. Two images
+Expect:   runs/photos/pictures/ shows the held-out right half of both photographs coming into shape. Two images
           teach no features, so there is no probe and no number to expect.
 """
 
