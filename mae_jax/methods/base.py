@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
-import jax
 from jaxtyping import Array, Float
 
 from mae_jax.core.keys import Context
@@ -126,8 +125,3 @@ class Method:
 def config_fields(cls: type) -> dict[str, dataclasses.Field]:
     """The fields of a dataclass that are configuration keys."""
     return {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("config", True)}
-
-
-def as_plain(variables: Any) -> Params:
-    """Linen's variables as plain nested dicts."""
-    return jax.tree.map(lambda leaf: leaf, dict(variables))

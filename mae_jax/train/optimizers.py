@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mae_jax.config import Optim
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.types import Params
 
 # (regular expression over paths, multiplier of optim.weight_decay); first match wins.
 # Pretraining (facebookresearch/mae): vectors do not decay, but class and mask tokens do.
-PRETRAIN_DECAY = ((r"(^|/)(bias|scale)$", 0.0), (r"(^|/)(kernel|class_token|mask_token)$", 1.0))
+PRETRAIN_DECAY = Optim.decay_rules
 # Fine-tuning: neither do class token and positions.
 FINETUNE_DECAY = ((r"(^|/)(bias|scale|class_token|pos_embed)$", 0.0), (r"(^|/)kernel$", 1.0))
 
@@ -40,11 +41,6 @@ def _layer_id(path: str, depth: int) -> int:
         return 0
     block = re.search(r"(^|/)blocks/(\d+)/", path)
     return int(block[2]) + 1 if block else depth + 1
-
-
-def per_path(params: Params, values: Mapping[str, float]) -> Params:
-    """{path: number} as a tree like `params`."""
-    return tree.map_with_path(lambda path, _: values[path], params)
 
 
 def scale_by_path(values: Mapping[str, float]) -> optax.GradientTransformation:
