@@ -1,7 +1,7 @@
 """MAE on scikit-learn's handwritten digits (8 x 8, embedded, no download): the whole pipeline in five minutes.
 
 Run:      mae_jax train --config configs/mae/tiny_digits.py --workdir runs/digits
-Hardware: 2 CPU cores.
+Hardware: 2 CPU cores, about four minutes.
 Expect:   linear probe >= 96.5 %, at least 6 points over the same encoder at random initialisation; 5-shot at least
           6 points over raw pixels (docs/methods/mae.md has the runs).
 """
