@@ -166,7 +166,7 @@ def load(spec: str) -> tuple[dict[str, Any], str]:
     finally:
         sys.path.remove(folder)
         for name in set(sys.modules) - before:  # another folder's neighbour may have the same name
-            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+            if str(Path(getattr(sys.modules[name], "__file__", None) or "").parent) == folder:
                 del sys.modules[name]
     if not hasattr(module, "get_config"):
         raise UserError(f"'{path}' has no function get_config(arg=''), so it is no config file.")

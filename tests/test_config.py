@@ -1,6 +1,7 @@
 """The schema: defaults, overrides, types, and errors that name the nearest key."""
 
 import json
+import sys
 
 import pytest
 
@@ -88,3 +89,14 @@ def test_files(tmp_path):
     )
     assert load(str(tmp_path / "one.py")) == ({"method": {"name": "mae", "depth": 3, "dim": 7}}, "Title.")
     assert load(f"{tmp_path / 'one.py'}:16")[0]["method"]["dim"] == 16
+
+
+def test_a_package_below_the_config_is_imported_once(tmp_path):
+    """A config beside a virtual environment (or beside mae_jax itself) must not unload what it imports from there."""
+    (tmp_path / "below_the_config").mkdir()
+    (tmp_path / "below_the_config" / "__init__.py").write_text("")
+    (tmp_path / "_beside_the_config.py").write_text("")
+    (tmp_path / "one.py").write_text("import below_the_config, _beside_the_config\ndef get_config(): return {}\n")
+    load(str(tmp_path / "one.py"))
+    assert "_beside_the_config" not in sys.modules
+    assert sys.modules.pop("below_the_config", None) is not None
