@@ -56,8 +56,8 @@ class Optim:
     trust: float = 0.001  # lars
     weight_decay: float = 0.05
     decay_rules: tuple[tuple[str, float], ...] = (
-        (r"(^|/)(bias|scale)$", 0.0),
-        (r"(^|/)(kernel|class_token|mask_token)$", 1.0),
+        (r"(^|/)(bias|q_bias|v_bias|scale|gamma|slope|temperature|mix)$", 0.0),
+        (r"(^|/)(kernel|class_token|mask_token|pos_embed)$", 1.0),
     )  # (regular expression over parameter paths, multiplier of weight_decay); first match wins, all must match
     clip: float | None = None  # global-norm clipping of the gradient
     average: float = 0.0  # decay of a running average of the weights, kept for evaluation; 0: none

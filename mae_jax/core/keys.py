@@ -21,6 +21,7 @@ class Context:
       rows: the row in the global batch of each sample in hand.
       plan: the static choices that `Method.plan` made for this step.
       train: whether this call is a training step (drop path and the like are on).
+      steps: length of the schedule, for what changes along it (a teacher's momentum); None where there is none.
       given: replaces any named draw or decision: a test's mask, a picture's order, an author's noise.
     """
 
@@ -32,11 +33,13 @@ class Context:
         *,
         plan: Any = None,
         train: bool = True,
+        steps: int | None = None,
         given: Mapping[str, Array] | None = None,
         _path: str = "",
         _drawn: set[str] | None = None,
     ):
         self.step, self.rows, self.plan, self.train = step, rows, plan, train
+        self.steps = steps
         self._base = key
         self._given = dict(given or {})
         self._path = _path
@@ -46,7 +49,7 @@ class Context:
         """A context of independent streams, for a second call of the same network."""
         path = self._claim(name)
         return Context(
-            self._base, self.step, self.rows, plan=self.plan, train=self.train, given=self._given,
+            self._base, self.step, self.rows, plan=self.plan, train=self.train, steps=self.steps, given=self._given,
             _path=path + "/", _drawn=self._drawn,
         )  # fmt: skip
 

@@ -18,7 +18,8 @@ BATCH = ("data", "fsdp")
 # First match wins. "split": along the longest axis that fsdp divides; "whole": a copy on every device.
 RULES: tuple[tuple[str, str], ...] = (
     (r"(^|/)kernel$", "split"),
-    (r"(^|/)(bias|scale|class_token|mask_token|pos_embed)$", "whole"),
+    (r"(^|/)(bias|q_bias|v_bias|scale|gamma|slope|temperature|mix|class_token|mask_token|pos_embed)$", "whole"),
+    (r"(^|/)(mean|var)$", "whole"),  # statistics of batch norms
 )
 
 

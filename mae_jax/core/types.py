@@ -43,6 +43,7 @@ class Features:
       valid: which tokens are real (None: all).
       levels: a pyramid, coarse to fine, for convolutional and hierarchical encoders.
       parts: named streams, for encoders of several sensors.
+      hidden: prefix and patch tokens after every block, before any last norm; what nobody reads costs nothing.
       stats: statistics after this call (batch-norm in training), or None.
     """
 
@@ -53,6 +54,7 @@ class Features:
     valid: Bool[Array, "b n"] | None = None
     levels: tuple[Array, ...] = ()
     parts: dict[str, Array] = dataclasses.field(default_factory=dict)
+    hidden: tuple[Array, ...] = ()
     stats: Stats | None = None
 
 

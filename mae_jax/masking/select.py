@@ -32,19 +32,23 @@ def keep_count(n: int, ratio: float) -> int:
     return keep
 
 
-def select(scores: Float[Array, "b n"], keep: int, order: Literal["score", "raster"] = "score") -> Mask:
+def select(
+    scores: Float[Array, "b n"], keep: int, order: Literal["score", "raster"] = "score", *, start: int = 0
+) -> Mask:
     """Keep the `keep` lowest scores of each sample.
 
     Args:
       scores: one number per token; ties are broken by position (stable sort).
       keep: number of visible tokens, a static count.
       order: in which order the encoder sees them: by score, that is shuffled (MAE), or by position (CAE, VideoMAE).
+      start: how many of the lowest scores to pass over first: a second, disjoint view of the same draw (LUT).
     """
     n = scores.shape[1]
-    if not 0 < keep <= n:
-        raise ValueError(f"cannot keep {keep} of {n} tokens")
+    if not 0 < keep <= n - start:
+        raise ValueError(f"cannot keep {keep} of {n} tokens, passing over {start}")
     ids = jnp.argsort(scores, axis=1, stable=True).astype(jnp.int32)
-    keep_ids, drop_ids = ids[:, :keep], ids[:, keep:]
+    keep_ids = ids[:, start : start + keep]
+    drop_ids = jnp.concatenate([ids[:, :start], ids[:, start + keep :]], axis=1) if start else ids[:, keep:]
     if order == "raster":
         keep_ids, drop_ids = jnp.sort(keep_ids, axis=1), jnp.sort(drop_ids, axis=1)
     return from_ids(keep_ids, drop_ids)
@@ -55,6 +59,11 @@ def from_ids(keep_ids: Int[Array, "b k"], drop_ids: Int[Array, "b h"]) -> Mask:
     # Sorting (position, place) pairs inverts the permutation without a scatter.
     restore = invert(jnp.concatenate([keep_ids, drop_ids], axis=1))
     return Mask(keep_ids, drop_ids, restore, restore >= keep_ids.shape[1])
+
+
+def complement(mask: Mask) -> Mask:
+    """The Mask that hides what `mask` shows and shows what it hides."""
+    return from_ids(mask.drop_ids, mask.keep_ids)
 
 
 def invert(ids: Int[Array, "b n"]) -> Int[Array, "b n"]:

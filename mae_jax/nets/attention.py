@@ -1,13 +1,31 @@
-"""Multi-head self-attention."""
+"""Multi-head attention: of a sequence to itself, and of one sequence to another."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mae_jax.nets.layers import dense
+from mae_jax.nets.layers import Initializer, dense, xavier
+
+Bias = bool | Literal["qv"]
+
+
+def attention_weights(
+    q: Float[Array, "b h n c"],
+    k: Float[Array, "b h m c"],
+    scale: float,
+    valid: Bool[Array, "b m"] | None = None,
+    bias: Float[Array, "#b #h n m"] | None = None,
+) -> Float[Array, "b h n m"]:
+    """softmax(scale q k^T + bias) in float32; keys that are not `valid` get weight 0."""
+    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32) * scale
+    if bias is not None:
+        logits = logits + bias
+    if valid is not None:
+        logits = jnp.where(valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(logits, axis=-1)
 
 
 def attend(
@@ -16,36 +34,87 @@ def attend(
     v: Float[Array, "b h m c"],
     scale: float,
     valid: Bool[Array, "b m"] | None = None,
+    bias: Float[Array, "#b #h n m"] | None = None,
 ) -> Float[Array, "b h n c"]:
-    """softmax(scale q k^T) v with a float32 softmax; keys that are not `valid` are left out.
+    """softmax(scale q k^T + bias) v with a float32 softmax; keys that are not `valid` are left out.
 
     Heads come before positions because both products are then plain batched matmuls.
     """
-    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32) * scale
-    if valid is not None:
-        logits = jnp.where(valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
-    return jnp.matmul(jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+    return jnp.matmul(attention_weights(q, k, scale, valid, bias).astype(v.dtype), v)
 
 
 class Attention(nn.Module):
     """Self-attention with one fused projection; its columns are q, k, v, heads contiguous inside each.
 
     Attributes:
-      heads: number of heads; must divide the width.
-      qkv_bias: whether the fused projection has a bias.
-      scale: of the logits; None is (dim / heads)^-0.5.
+      heads: number of heads. Each is dim // heads wide, also where that leaves a remainder (CAE-L: 12 heads of 85).
+      qkv_bias: whether the fused projection has a bias; "qv": vectors `q_bias` and `v_bias`, none for the keys (BEiT).
+      scale: of the logits; None is (dim // heads)^-0.5.
     """
 
     heads: int
-    qkv_bias: bool = True
+    qkv_bias: Bias = True
     scale: float | None = None
     dtype: Any = jnp.float32
+    kernel_init: Initializer = xavier
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None) -> Float[Array, "b n d"]:
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        valid: Bool[Array, "b n"] | None = None,
+        bias: Float[Array, "#b #h n n"] | None = None,
+    ) -> Float[Array, "b n d"]:
         b, n, d = x.shape
-        qkv = dense(3 * d, "qkv", self.dtype, use_bias=self.qkv_bias)(x)
-        q, k, v = qkv.reshape(b, n, 3, self.heads, d // self.heads).transpose(2, 0, 3, 1, 4)
-        scale = (d // self.heads) ** -0.5 if self.scale is None else self.scale
-        out = attend(q, k, v, scale, valid).swapaxes(1, 2).reshape(b, n, d)
-        return dense(d, "proj", self.dtype)(out)
+        c = d // self.heads
+        inner = c * self.heads
+        init = {"kernel_init": self.kernel_init}
+        qkv = dense(3 * inner, "qkv", self.dtype, use_bias=self.qkv_bias is True, **init)(x)
+        if self.qkv_bias == "qv":
+            q_bias = self.param("q_bias", nn.initializers.zeros, (inner,))
+            v_bias = self.param("v_bias", nn.initializers.zeros, (inner,))
+            qkv = qkv + jnp.concatenate([q_bias, jnp.zeros(inner), v_bias])[None, None].astype(qkv.dtype)
+        q, k, v = qkv.reshape(b, n, 3, self.heads, c).transpose(2, 0, 3, 1, 4)
+        scale = c**-0.5 if self.scale is None else self.scale
+        out = attend(q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, inner)
+        return dense(d, "proj", self.dtype, **init)(out)
+
+
+class CrossAttention(nn.Module):
+    """Attention of `x` (queries) to other sequences: keys from `keys`, values from `values` (None: the keys').
+
+    Parameters: q, k, v, proj (kernel, and bias where there is one).
+
+    Attributes:
+      heads, scale: as in `Attention`; the width is the queries'.
+      qkv_bias: whether q, k and v have biases; "qv": q and v only.
+    """
+
+    heads: int
+    qkv_bias: Bias = True
+    scale: float | None = None
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = xavier
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        keys: Float[Array, "b m e"],
+        values: Float[Array, "b m e"] | None = None,
+        valid: Bool[Array, "b m"] | None = None,
+        bias: Float[Array, "#b #h n m"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        b, n, d = x.shape
+        c = d // self.heads
+        init = {"kernel_init": self.kernel_init}
+
+        def project(name: str, y: Float[Array, "b l e"]) -> Float[Array, "b h l c"]:
+            use_bias = self.qkv_bias is True or (self.qkv_bias == "qv" and name != "k")
+            y = dense(c * self.heads, name, self.dtype, use_bias=use_bias, **init)(y)
+            return y.reshape(b, -1, self.heads, c).swapaxes(1, 2)
+
+        q, k, v = project("q", x), project("k", keys), project("v", keys if values is None else values)
+        scale = c**-0.5 if self.scale is None else self.scale
+        out = attend(q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, c * self.heads)
+        return dense(d, "proj", self.dtype, **init)(out)

@@ -1,7 +1,9 @@
 """The pre-norm Transformer block and the stack of them: the one place that scans and rematerialises."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.mesh import shard
-from mae_jax.nets.attention import Attention
+from mae_jax.nets.attention import Attention, Bias
 from mae_jax.nets.compute import Compute
-from mae_jax.nets.layers import LayerNorm, dense
+from mae_jax.nets.layers import Initializer, LayerNorm, dense, xavier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +25,28 @@ class Transformer:
       mlp_ratio: hidden width of the MLP over `dim`.
       qkv_bias, qk_scale: of attention (nets/attention.py).
       norm_eps: of every layer norm.
+      layer_scale: what the factors `gamma1`, `gamma2` of the two branches start from; None: there are none (CaiT).
+      activation: of the MLP: "gelu", exact; "quick_gelu", x sigmoid(1.702 x) (CLIP).
+      kernel_init: of every linear layer.
     """
 
     dim: int
     depth: int
     heads: int
     mlp_ratio: float = 4.0
-    qkv_bias: bool = True
+    qkv_bias: Bias = True
     qk_scale: float | None = None
     norm_eps: float = 1e-6
+    layer_scale: float | None = None
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    kernel_init: Initializer = xavier
     compute: Compute = Compute()
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
 
 
 class Mlp(nn.Module):
@@ -40,11 +54,32 @@ class Mlp(nn.Module):
 
     hidden: int
     dtype: Any = jnp.float32
+    activation: str = "gelu"
+    kernel_init: Initializer = xavier
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        y = dense(self.hidden, "fc1", self.dtype)(x)
-        return dense(x.shape[-1], "fc2", self.dtype)(jax.nn.gelu(y, approximate=False))
+        y = dense(self.hidden, "fc1", self.dtype, kernel_init=self.kernel_init)(x)
+        y = ACTIVATIONS[self.activation](y)
+        return dense(x.shape[-1], "fc2", self.dtype, kernel_init=self.kernel_init)(y)
+
+
+class Residual(nn.Module):
+    """x + gamma * y: the end of every branch.
+
+    `layer_scale` is where the factor `gamma` starts (None: no factor); `drop` [b] multiplies the branch per sample.
+    """
+
+    layer_scale: float | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], y: Float[Array, "b n d"], drop: Float[Array, " b"] | None = None
+    ) -> Float[Array, "b n d"]:
+        if self.layer_scale is not None:
+            gamma = self.param("gamma", nn.initializers.constant(self.layer_scale), (x.shape[-1],))
+            y = y * gamma[None, None].astype(y.dtype)
+        return x + (y if drop is None else y * drop[:, None, None].astype(y.dtype))
 
 
 class Block(nn.Module):
@@ -61,15 +96,16 @@ class Block(nn.Module):
         x: Float[Array, "b n d"],
         valid: Bool[Array, "b n"] | None = None,
         drop: Float[Array, "b 2"] | None = None,
+        bias: Float[Array, "#b #h n n"] | None = None,
     ) -> Float[Array, "b n d"]:
         s, dtype = self.shape, self.shape.compute.dtype
         x = shard(x)
         y = LayerNorm(s.norm_eps, dtype, name="norm1")(x)
-        y = Attention(s.heads, s.qkv_bias, s.qk_scale, dtype, name="attn")(y, valid)
-        x = x + (y if drop is None else y * drop[:, 0, None, None].astype(dtype))
+        y = Attention(s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, name="attn")(y, valid, bias)
+        x = Residual(s.layer_scale, name="scale1")(x, y, None if drop is None else drop[:, 0])
         y = LayerNorm(s.norm_eps, dtype, name="norm2")(x)
-        y = Mlp(int(s.dim * s.mlp_ratio), dtype, name="mlp")(y)
-        return x + (y if drop is None else y * drop[:, 1, None, None].astype(dtype))
+        y = Mlp(int(s.dim * s.mlp_ratio), dtype, s.activation, s.kernel_init, name="mlp")(y)
+        return Residual(s.layer_scale, name="scale2")(x, y, None if drop is None else drop[:, 1])
 
 
 class Stack(nn.Module):
@@ -87,18 +123,20 @@ class Stack(nn.Module):
         x: Float[Array, "b n d"],
         valid: Bool[Array, "b n"] | None = None,
         drop: Float[Array, "b depth 2"] | None = None,
-    ) -> Float[Array, "b n d"]:
+        bias: Float[Array, "#b #h n n"] | None = None,
+    ) -> tuple[Float[Array, "b n d"], tuple[Float[Array, "b n d"], ...]]:
+        """Return (the last block's output, every block's output); what nobody reads of these costs nothing."""
         depth, compute = self.shape.depth, self.shape.compute
         if self.is_initializing():
             for i in range(depth):
                 x = Block(self.shape, name=str(i))(x, valid)
-            return x
+            return x, (x,) * depth
         if depth == 0:
-            return x
+            return x, ()
         block = Block(self.shape, parent=None)
 
         def run(params, x, drop):
-            return block.apply({"params": params}, x, valid, drop)
+            return block.apply({"params": params}, x, valid, drop, bias)
 
         if compute.remat != "none":
             run = jax.checkpoint(run, policy=_POLICIES[compute.remat])
@@ -107,11 +145,18 @@ class Stack(nn.Module):
         drops = None if drop is None else drop.swapaxes(0, 1)
         if compute.scan:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-            x, _ = jax.lax.scan(lambda x, layer: (run(layer[0], x, layer[1]), None), x, (stacked, drops))
-            return x
+
+            def one(x, layer):
+                x = run(layer[0], x, layer[1])
+                return x, x
+
+            x, every = jax.lax.scan(one, x, (stacked, drops))
+            return x, tuple(every[i] for i in range(depth))
+        hidden = []
         for i, layer in enumerate(layers):
             x = run(layer, x, None if drops is None else drops[i])
-        return x
+            hidden.append(x)
+        return x, tuple(hidden)
 
 
 _POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}

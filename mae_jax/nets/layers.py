@@ -1,16 +1,20 @@
 """Layers that differ from Linen's in a way that matters, and the field's initialisers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from mae_jax.core.types import Params
+from mae_jax.core.types import Params, Stats
+
+Initializer = Callable[..., Array]
 
 xavier = nn.initializers.xavier_uniform()
 token_init = nn.initializers.normal(0.02)
+torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's own default: U(+-1/sqrt(fan_in))
 
 
 class LayerNorm(nn.Module):
@@ -34,6 +38,52 @@ class LayerNorm(nn.Module):
         return (centred * jax.lax.rsqrt(var + self.eps) * scale + bias).astype(self.dtype)
 
 
+class BatchNorm(nn.Module):
+    """Batch norm over all axes but the last, in float32, with torch's running statistics (collection "stats").
+
+    Under one global jit the statistics are those of the global batch (torch: SyncBatchNorm). Not Linen's: that keeps
+    a biased running variance, and gives NaN where nothing is valid.
+
+    Attributes:
+      eps: inside the root.
+      momentum: share of the new value in the running ones.
+      affine: whether it has `scale` and `bias`.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+    affine: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*b d"], valid: Bool[Array, "*b"] | None = None, *, train: bool = False
+    ) -> Float[Array, "*b d"]:
+        """Normalise by the batch (`train`) or by the running statistics; only `valid` positions count."""
+        d, axes = x.shape[-1], tuple(range(x.ndim - 1))
+        wide = (1,) * len(axes) + (d,)
+        mean = self.variable("stats", "mean", jnp.zeros, (d,))
+        var = self.variable("stats", "var", jnp.ones, (d,))
+        x = x.astype(jnp.float32)
+        if train:
+            weight = jnp.ones((*x.shape[:-1], 1)) if valid is None else valid[..., None].astype(jnp.float32)
+            count = weight.sum()
+            m = (x * weight).sum(axes) / jnp.maximum(count, 1.0)
+            v = (jnp.square(x - m.reshape(wide)) * weight).sum(axes) / jnp.maximum(count, 1.0)
+            if not self.is_initializing():
+                share = jnp.where(count > 0, self.momentum, 0.0)
+                unbiased = v * count / jnp.maximum(count - 1, 1.0)
+                mean.value = (1 - share) * mean.value + share * m
+                var.value = (1 - share) * var.value + share * unbiased
+        else:
+            m, v = mean.value, var.value
+        y = (x - m.reshape(wide)) * jax.lax.rsqrt(v.reshape(wide) + self.eps)
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, (d,)).reshape(wide)
+            y = y * scale + self.param("bias", nn.initializers.zeros, (d,)).reshape(wide)
+        return y.astype(self.dtype)
+
+
 def dense(features: int, name: str, dtype: Any, *, use_bias: bool = True, **kwargs: Any) -> nn.Dense:
     """A linear layer as the field initialises it: Xavier-uniform kernel (in, out), zero bias."""
     kwargs = {"kernel_init": xavier} | kwargs
@@ -49,3 +99,9 @@ def conv_bias(fan_in: int) -> nn.initializers.Initializer:
 def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
     """The module as a function of its parameters."""
     return module.apply({"params": params}, *args, **kwargs)
+
+
+def apply_stats(module: nn.Module, params: Params, stats: Stats, *args: Any, **kwargs: Any) -> tuple[Any, Stats]:
+    """The module as a function of its parameters and statistics -> (output, statistics after the call)."""
+    out, new = module.apply({"params": params, "stats": stats}, *args, mutable=["stats"], **kwargs)
+    return out, new.get("stats", stats)

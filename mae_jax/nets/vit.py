@@ -1,6 +1,7 @@
 """Vision Transformers: the encoder, the decoder of masked autoencoders, and the classifier."""
 
 import math
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.types import Features, Mask
 from mae_jax.nets.block import Stack, Transformer
-from mae_jax.nets.layers import LayerNorm, conv_bias, dense, token_init
+from mae_jax.nets.layers import Initializer, LayerNorm, conv_bias, dense, token_init, xavier
 from mae_jax.tokens import positions
 from mae_jax.tokens.gather import restore, take
 from mae_jax.tokens.grid import grid_shape, patchify
+from mae_jax.tokens.positions import Order
 
 
 class Encoder(nn.Module):
@@ -21,18 +23,25 @@ class Encoder(nn.Module):
 
     Attributes:
       patch: patch size along each axis.
-      positions: "sincos", fixed, made for whatever size comes in; or "learned", a parameter of `grid`'s size.
+      positions: "sincos", fixed, made for whatever size comes in; "learned", a parameter of `grid`'s size; "none".
       grid: number of patches along each axis, needed for learned positions.
+      first: which axis has the first channels of a fixed table (tokens/positions.py).
       class_token: whether a class token goes in front.
       final_norm: whether the last norm exists (a mean-pooling classifier puts its own after pooling).
+      patch_init, patch_bias_init: of the patch embedding; the bias's default is torch's for a convolution.
+      class_init: of the class token.
     """
 
     shape: Transformer
     patch: tuple[int, ...]
     class_token: bool = True
-    positions: str = "sincos"
+    positions: Literal["sincos", "learned", "none"] = "sincos"
     grid: tuple[int, ...] = ()
     final_norm: bool = True
+    first: Order = "column"
+    patch_init: Initializer = xavier
+    patch_bias_init: Initializer | None = None
+    class_init: Initializer = token_init
 
     @nn.compact
     def __call__(
@@ -41,6 +50,7 @@ class Encoder(nn.Module):
         mask: Mask | None = None,
         valid: Bool[Array, "b n"] | None = None,
         drop: Float[Array, "b depth 2"] | None = None,
+        bias: Float[Array, "#b #h t t"] | None = None,
     ) -> Features:
         """Encode the tokens that `mask` leaves visible (None: all), in the mask's order.
 
@@ -49,6 +59,7 @@ class Encoder(nn.Module):
           mask: which patches are hidden.
           valid: which patches are real.
           drop: drop-path multipliers (nets/block.py).
+          bias: added to every block's attention logits, prefix and visible tokens in order.
         """
         dtype = self.shape.compute.dtype
         grid = grid_shape(image.shape[1:-1], self.patch)
@@ -57,28 +68,33 @@ class Encoder(nn.Module):
         if mask is not None:
             x = take(x, mask)
             valid = None if valid is None else jnp.take_along_axis(valid, mask.keep_ids, axis=1)
-        x = dense(self.shape.dim, "patch_embed", dtype, bias_init=conv_bias(fan_in))(x)
+        inits = {"kernel_init": self.patch_init, "bias_init": self.patch_bias_init or conv_bias(fan_in)}
+        x = dense(self.shape.dim, "patch_embed", dtype, **inits)(x)
         prefix, table = self._positions(grid)
-        pos = table[None] if mask is None else table[mask.keep_ids]
-        x = x + pos.astype(dtype)
+        if self.positions != "none":
+            pos = table[None] if mask is None else table[mask.keep_ids]
+            x = x + pos.astype(dtype)
         p = prefix.shape[1]
         if p:
-            token = self.param("class_token", token_init, (1, 1, self.shape.dim))
+            token = self.param("class_token", self.class_init, (1, 1, self.shape.dim))
             token = jnp.broadcast_to((token + prefix).astype(dtype), (x.shape[0], p, self.shape.dim))
             x = jnp.concatenate([token, x], axis=1)
             if valid is not None:
                 valid = jnp.concatenate([jnp.ones((x.shape[0], p), bool), valid], axis=1)
-        x = Stack(self.shape, name="blocks")(x, valid, drop)
+        x, hidden = Stack(self.shape, name="blocks")(x, valid, drop, bias)
         y = LayerNorm(self.shape.norm_eps, dtype, name="norm")(x) if self.final_norm else x
         return Features(
             tokens=x[:, p:], normed=y[:, p:], prefix=y[:, :p], grid=grid if mask is None else (),
-            valid=None if valid is None else valid[:, p:],
+            valid=None if valid is None else valid[:, p:], hidden=hidden,
         )  # fmt: skip
 
     def _positions(self, grid: tuple[int, ...]) -> tuple[Float[Array, "1 p d"], Float[Array, "n d"]]:
         p = int(self.class_token)
+        none = jnp.zeros((1, p, self.shape.dim))
+        if self.positions == "none":
+            return none, jnp.zeros((math.prod(grid), self.shape.dim))
         if self.positions == "sincos":
-            return jnp.zeros((1, p, self.shape.dim)), jnp.asarray(positions.sincos(self.shape.dim, grid))
+            return none, jnp.asarray(positions.sincos(self.shape.dim, grid, first=self.first))
         table = self.param("pos_embed", token_init, (1, math.prod(self.grid) + p, self.shape.dim))
         if grid != self.grid:
             table = positions.interpolate(table[0], self.grid, grid, prefix=p)[None]
@@ -115,7 +131,7 @@ class Decoder(nn.Module):
         x = jnp.concatenate([x[:, :p], tokens], axis=1) if p else tokens
         if valid is not None and p:
             valid = jnp.concatenate([jnp.ones((x.shape[0], p), bool), valid], axis=1)
-        x = Stack(self.shape, name="blocks")(x, valid)
+        x, _ = Stack(self.shape, name="blocks")(x, valid)
         x = LayerNorm(self.shape.norm_eps, dtype, name="norm")(x)
         return dense(self.out, "pred", dtype)(x[:, p:]).astype(jnp.float32)
 

@@ -26,7 +26,7 @@ def params():
 
 def value_and_grad(compute, params, drop=None):
     net = Stack(dataclasses.replace(SHAPE, compute=compute))
-    return jax.jit(jax.value_and_grad(lambda p: (net.apply({"params": p}, X, None, drop) ** 2).mean()))(params)
+    return jax.jit(jax.value_and_grad(lambda p: (net.apply({"params": p}, X, None, drop)[0] ** 2).mean()))(params)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -49,9 +49,9 @@ def test_the_order_of_layers_matters(params):
 def test_tokens_that_are_not_valid_are_not_seen(params):
     valid = jnp.array([[True] * 5 + [False] * 2] * 3)
     other = X.at[:, 5:].set(99.0)
-    a, b = (NET.apply({"params": params}, x, valid)[:, :5] for x in (X, other))
+    a, b = (NET.apply({"params": params}, x, valid)[0][:, :5] for x in (X, other))
     np.testing.assert_allclose(a, b, atol=1e-5)
-    np.testing.assert_allclose(a, NET.apply({"params": params}, X[:, :5]), atol=1e-5)
+    np.testing.assert_allclose(a, NET.apply({"params": params}, X[:, :5])[0], atol=1e-5)
 
 
 def test_layer_norm_survives_a_large_mean():
