@@ -39,27 +39,39 @@ class Augment:
     flip: bool = True  # mirror half of the images
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # per channel; integer images are scaled to [0, 1] first
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    pad: int = 0  # reflect so many pixels round the image and cut its size out at random (a small shift)
+    noise: float = 0.0  # deviation of Gaussian noise on normalised training images, drawn for each view
+    normalise: Literal["fixed", "batch"] = (
+        "fixed"  # "batch": clip to mean +- 2 std of the batch, then to [0, 1] (CROMA)
+    )
+    extra: tuple[str, ...] = ()  # further augmentations by name
 
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
     """Optimizer and learning rate. Defaults: MAE's pretraining recipe."""
 
-    name: str = "adamw"  # adamw, lars, sgd
-    learning_rate: float = 1.5e-4  # per 256 samples: the peak rate is learning_rate * batch / 256
+    name: str = "adamw"  # adamw, adam (weight decay inside the gradient), lamb, lars, sgd
+    learning_rate: float = 1.5e-4  # before `scaling`
+    scaling: Literal["linear", "sqrt", "none"] = "linear"  # peak = learning_rate * batch / 256 | sqrt(batch) / 4 | 1
+    schedule: Literal["cosine", "cosine_inclusive", "constant"] = "cosine"  # after warm-up (train/schedules.py)
     warmup: int = 0  # steps
-    end_rate: float = 0.0  # the rate at the last step, as it is (not per 256)
+    warmup_start: float = 0.0  # where the warm-up starts, as a share of the peak
+    end_rate: float = 0.0  # the rate at the last step, as it is (not scaled)
+    end_share: float = 0.0  # the same as a share of the peak; the larger of the two counts
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
     momentum: float = 0.9  # lars, sgd
     trust: float = 0.001  # lars
     weight_decay: float = 0.05
+    weight_decay_end: float | None = None  # where a cosine over all steps takes it; None: constant
     decay_rules: tuple[tuple[str, float], ...] = (
         (r"(^|/)(bias|q_bias|v_bias|scale|gamma|slope|temperature|mix)$", 0.0),
         (r"(^|/)(kernel|class_token|mask_token|pos_embed)$", 1.0),
     )  # (regular expression over parameter paths, multiplier of weight_decay); first match wins, all must match
     clip: float | None = None  # global-norm clipping of the gradient
+    clip_groups: tuple[tuple[str, float], ...] = ()  # (regular expression over paths, norm): each group by itself
     average: float = 0.0  # decay of a running average of the weights, kept for evaluation; 0: none
 
 
@@ -270,7 +282,7 @@ def make_method(config: Config):
     """The method object of a config, checked.
 
     Raises:
-      UserError: fields that do not fit each other, or statistics that do not fit the channels.
+      UserError: fields that do not fit each other.
     """
     from mae_jax import methods
     from mae_jax.nets.compute import PRECISIONS, Compute
@@ -279,14 +291,6 @@ def make_method(config: Config):
     compute = Compute(PRECISIONS[config.train.precision], config.mesh.scan, config.mesh.remat)
     method = methods.get(config.method["name"])(**fields, compute=compute)
     method.check()
-    image = method.batch_spec.get("image")
-    if image is not None:
-        for name, value in (("mean", config.augment.mean), ("std", config.augment.std)):
-            if len(value) != image.shape[-1]:
-                raise UserError(
-                    f"augment.{name} has {len(value)} number(s) but the method reads {image.shape[-1]} channel(s): "
-                    f"give one per channel, as --config.augment.{name}='({', '.join(['0.5'] * image.shape[-1])},)'."
-                )
     return method
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from mae_jax.config import differences, load, make_method, resolve
 from mae_jax.core.errors import UserError
+from mae_jax.train import inputs
 
 RAW = {"method": {"name": "mae", "image_size": 8, "patch": 2, "channels": 1}, "data": {"source": "digits"},
        "augment": {"mean": (0.5,), "std": (0.5,)}}  # fmt: skip
@@ -62,7 +63,14 @@ def test_what_cannot_be_is_refused_in_one_paragraph(override, message):
 
 def test_statistics_must_fit_the_channels():
     with pytest.raises(UserError, match=r"augment.mean has 1 number\(s\) but the method reads 3 channel"):
-        make_method(resolve(RAW, ["method.channels=3"]))
+        config = resolve(RAW, ["method.channels=3"])
+        inputs.check(make_method(config), config.augment)
+
+
+def test_an_augmentation_that_does_not_exist_is_named():
+    with pytest.raises(UserError, match="'solarise', an augmentation that does not exist here yet"):
+        config = resolve(RAW, ["augment.extra=('solarise',)"])
+        inputs.check(make_method(config), config.augment)
 
 
 def test_differences_that_matter():

@@ -41,10 +41,12 @@ def run(args: argparse.Namespace) -> int:
     run = build(config)
     batch = image_files(run, args.images) if args.images else spread(run, run.open("test"), args.count)
     weights = load_weights(run, args.workdir, args.step)
-    drawn = reconstructor(run.method, run.augment)(weights["params"], rest_of(weights), batch, args.draw)
+    draw = reconstructor(run.method, run.augment, steps=config.train.steps)
+    drawn = draw(weights["params"], rest_of(weights, run.frozen), batch, args.draw)
     if not drawn:
         raise UserError(f"the method '{run.method.name}' predicts nothing that can be drawn as an image.")
     path = args.output or args.workdir / "reconstruction.png"
-    save_png(path, draw_grid(drawn, config.augment.mean, config.augment.std, len(batch["image"])))
-    print(f"{len(batch['image'])} image(s) at step {int(weights['step'])}, written to {path}")
+    count = len(next(iter(batch.values())))
+    save_png(path, draw_grid(drawn, run.colours, count))
+    print(f"{count} sample(s) at step {int(weights['step'])}, written to {path}")
     return 0

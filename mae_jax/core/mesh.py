@@ -64,6 +64,17 @@ def state_shardings(state: Any, mesh: Mesh, rules: Sequence[tuple[str, str]] = R
     )
 
 
+def frozen_shardings(shapes: Any, mesh: Mesh) -> Any:
+    """`shapes` with shardings for networks that are only read: every matrix is split over fsdp, vectors are whole."""
+
+    def one(leaf):
+        rule = "split" if leaf.ndim > 1 else "whole"
+        sharding = NamedSharding(mesh, spec(leaf.shape, rule, mesh.shape["fsdp"]))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, shapes)
+
+
 def spec(shape: tuple[int, ...], rule: str, fsdp: int) -> PartitionSpec:
     """The partition of one array: its longest axis that `fsdp` divides, if the rule says to split."""
     axes = [i for i, n in enumerate(shape) if fsdp > 1 and n % fsdp == 0 and n >= fsdp]

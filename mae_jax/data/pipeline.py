@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
 
@@ -22,7 +22,7 @@ import numpy as np
 from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage
 from mae_jax.data.sources.base import Source
-from mae_jax.data.transforms import HostAugment
+from mae_jax.data.views import Views
 
 ENDLESS = 1 << 40  # batches in a training run
 BAD_IN_A_ROW = 20  # records that may fail one after the other before the data as a whole are called bad
@@ -30,14 +30,14 @@ MESSAGES = 5  # about bad images, per worker
 PARENT_WATCH = 0.5  # seconds between a worker's looks at its parent
 
 _ORDER = 0  # which stream of random numbers: the last word of Philox's counter
-_AUGMENT = 1
+_AUGMENT = 1  # and upwards: one stream for each view that draws for itself
 
 Batch = dict[str, np.ndarray]
 
 
 def train_batches(
     source: Source,
-    augment: HostAugment,
+    views: Views,
     *,
     batch: int,
     seed: int,
@@ -50,7 +50,7 @@ def train_batches(
     """Endless shuffled batches, every record once per epoch; batches run across the borders of epochs.
 
     Args:
-        source: what to read; augment: what to do to each record.
+        source: what to read; views: what to make of each record.
         batch: the global batch. This process gets rows [process_index * b, (process_index + 1) * b) of it,
             b = batch / process_count.
         seed: of the order and of the augmentation, 0 <= seed < 2^63.
@@ -59,19 +59,20 @@ def train_batches(
             must be importable (`if __name__ == "__main__":`), as multiprocessing's spawn asks.
         prefetch: batches to hold ready.
 
-    Yields: image [b, h, w, c], label int32 [b] (-1: none), index int32 [b] (number of the record in the source),
-        replaced bool [b] (the record that was due could not be read; index and label are the stand-in's).
+    Yields: what `views` names (image [b, h, w, c]), label int32 [b] (-1: none; [b, n] where each token has one), index
+        int32 [b] (number of the record in the source), replaced bool [b] (the record that was due could not be read;
+        index and label are the stand-in's).
 
     Raises: UserError, at once if no record at the head of the source can be read, else when BAD_IN_A_ROW records
         one after the other fail.
     """
-    plan = _plan(source, augment, batch, seed, process_index, process_count)
+    plan = _plan(source, views, batch, seed, process_index, process_count)
     return _start(plan, start, ENDLESS, workers, prefetch)
 
 
 def eval_batches(
     source: Source,
-    augment: HostAugment,
+    views: Views,
     *,
     batch: int,
     process_index: int = 0,
@@ -93,7 +94,7 @@ def eval_batches(
         if limit < 1:
             raise UserError(f"A limit of {limit} images leaves nothing to evaluate: at least 1 is needed.")
         picked = np.sort(_permutation(0, 0, len(source))[:limit])
-    plan = _plan(source, augment, batch, 0, process_index, process_count, picked)
+    plan = _plan(source, views, batch, 0, process_index, process_count, picked)
     return _start(plan, 0, -(-len(picked) // batch), workers, prefetch)
 
 
@@ -148,7 +149,7 @@ class Plan:
     """Computes any batch from its number: what the workers hold."""
 
     source: Source
-    augment: HostAugment
+    views: Views
     batch: int
     seed: int
     rows: range  # of the global batch: this process's
@@ -159,8 +160,8 @@ class Plan:
         due = [self._due(number * self.batch + row) for row in self.rows]
         loaded = [self._load(i, number * self.batch + row) for i, row in zip(due, self.rows, strict=True)]
         index = np.array([record for _, record in loaded], np.int32)
-        out = {
-            "image": np.stack([image for image, _ in loaded]),
+        out = {name: np.stack([sample[name] for sample, _ in loaded]) for name in self.views.leaves}
+        out |= {
             "label": self.source.labels[index].astype(np.int32),
             "index": index,
             "replaced": index != np.array(due, np.int32),
@@ -176,11 +177,11 @@ class Plan:
         epoch, place = divmod(position, len(self.source))
         return int(self.orders(epoch)[place])
 
-    def _load(self, record: int, position: int) -> tuple[np.ndarray, int]:
-        """(image, the record it is of): the record due, or else the next one that can be read."""
+    def _load(self, record: int, position: int) -> tuple[Batch, int]:
+        """(arrays, the record they are of): the record due, or else the next one that can be read."""
 
-        def load(i: int) -> np.ndarray:
-            return self.augment(self.source[i], _generator(self.seed, position, _AUGMENT))
+        def load(i: int) -> Batch:
+            return self.views(self.source[i], lambda stream: _generator(self.seed, position, _AUGMENT + stream))
 
         return first_readable(self.source, record, load)
 
@@ -204,7 +205,7 @@ class Orders:
         return Orders, (self.seed, self.length)
 
 
-def first_readable(source: Source, record: int, load: Callable[[int], np.ndarray]) -> tuple[np.ndarray, int]:
+def first_readable(source: Source, record: int, load: Callable[[int], Batch]) -> tuple[Batch, int]:
     """(load(i), i) for the first i of record, record + 1, ... (round the end) at which `load` does not fail."""
     for tried in range(BAD_IN_A_ROW):
         i = (record + tried) % len(source)
@@ -221,7 +222,7 @@ def first_readable(source: Source, record: int, load: Callable[[int], np.ndarray
 
 def _plan(
     source: Source,
-    augment: HostAugment,
+    views: Views,
     batch: int,
     seed: int,
     process_index: int,
@@ -235,13 +236,12 @@ def _plan(
         )
     if not 0 <= seed < 2**63:
         raise UserError(f"train.seed is {seed}: 0 <= seed < 2^63 expected.")
-    if augment.dtype is None:  # one dtype for all: that of the first image that can be read
-        probe = replace(augment, crop_scale=None, flip=False)
-        image, _ = first_readable(source, 0, lambda i: probe(source[i], _generator(seed, 0, _AUGMENT)))
-        augment = replace(augment, dtype=image.dtype.name)
+    # One dtype for all: that of the first record that can be read.
+    example, _ = first_readable(source, 0, lambda i: views.plain()(source[i], lambda s: _generator(seed, 0, s)))
+    views = views.of_dtypes(example)
     b = batch // process_count
     rows = range(process_index * b, (process_index + 1) * b)
-    return Plan(source, augment, batch, seed, rows, picked, Orders(seed, len(source)))
+    return Plan(source, views, batch, seed, rows, picked, Orders(seed, len(source)))
 
 
 def _start(plan: Plan, start: int, stop: int, workers: int, prefetch: int) -> Batches:

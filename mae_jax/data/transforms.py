@@ -63,8 +63,8 @@ def crop(image: np.ndarray, box: Box) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def resize(image: np.ndarray, size: tuple[int, int], part: Part | None = None) -> np.ndarray:
-    """Bicubic (a = -0.5) with antialiasing, by Pillow, whatever the dtype and the number of channels.
+def resize(image: np.ndarray, size: tuple[int, int], part: Part | None = None, resample: str = "bicubic") -> np.ndarray:
+    """Bicubic (a = -0.5) or Lanczos with antialiasing, by Pillow, whatever the dtype and the number of channels.
 
     uint8 with 1, 3 or 4 channels goes through Pillow's integer path, anything else channel by channel in float32.
     `part` (top, left, height, width), which may be fractional, is what is resized; default: all of the image.
@@ -77,16 +77,19 @@ def resize(image: np.ndarray, size: tuple[int, int], part: Part | None = None) -
     if image.dtype == np.uint8 and c in (1, 3, 4):
         mode = {1: "L", 3: "RGB", 4: "RGBX"}[c]  # RGBX: Pillow would weight the colours of RGBA by alpha
         picture = Image.frombuffer(mode, (w, h), np.ascontiguousarray(image), "raw", mode, 0, 1)
-        return np.array(_bicubic(picture, size, box)).reshape(*size, c)
+        return np.array(_resampled(picture, size, box, resample)).reshape(*size, c)
     planes = [Image.fromarray(np.ascontiguousarray(image[..., i], np.float32)) for i in range(c)]
-    out = np.stack([np.asarray(_bicubic(plane, size, box)) for plane in planes], axis=-1)
+    out = np.stack([np.asarray(_resampled(plane, size, box, resample)) for plane in planes], axis=-1)
     if image.dtype.kind == "f":
         return out
     return np.clip(np.round(out), 0, np.iinfo(image.dtype).max).astype(image.dtype)
 
 
-def _bicubic(picture: Image.Image, size: tuple[int, int], box: Part) -> Image.Image:
-    return picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
+
+def _resampled(picture: Image.Image, size: tuple[int, int], box: Part, resample: str) -> Image.Image:
+    return picture.resize((size[1], size[0]), RESAMPLE[resample], box=box)
 
 
 def random_resized_crop(
@@ -106,7 +109,28 @@ def flip(image: np.ndarray) -> np.ndarray:
     return image[:, ::-1]
 
 
-def resize_and_center_crop(image: np.ndarray, size: tuple[int, int], crop_fraction: Real = 0.875) -> np.ndarray:
+def padded_crop(
+    image: np.ndarray, size: tuple[int, int], pad: int, rng: np.random.Generator, resample: str = "bicubic"
+) -> np.ndarray:
+    """Scale until the image just covers `size`, reflect `pad` pixels round it, cut `size` out anywhere (LUT).
+
+    Draws: top, left.
+    """
+    image = resize(image, cover(image.shape[:2], size), resample=resample)
+    image = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    h, w = image.shape[:2]
+    return crop(image, _place(h, w, *size, rng))
+
+
+def cover(old: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest size of an image of shape `old` that covers `size` and keeps its aspect (sides truncated)."""
+    h, w = old
+    return (size[0], size[0] * w // h) if h * size[1] <= w * size[0] else (size[1] * h // w, size[1])
+
+
+def resize_and_center_crop(
+    image: np.ndarray, size: tuple[int, int], crop_fraction: Real = 0.875, resample: str = "bicubic"
+) -> np.ndarray:
     """The evaluation transform: scale until the image just covers size / crop_fraction, then cut the middle.
 
     At 224 this is "short side 256, centre 224". An image of exactly `size` comes back untouched.
@@ -114,13 +138,9 @@ def resize_and_center_crop(image: np.ndarray, size: tuple[int, int], crop_fracti
     h, w = image.shape[:2]
     if (h, w) == tuple(size):
         return image
-    cover_h, cover_w = round(size[0] / crop_fraction), round(size[1] / crop_fraction)
-    if h * cover_w <= w * cover_h:  # height is the short side, relative to what is to be covered
-        scaled = cover_h, cover_h * w // h
-    else:
-        scaled = cover_w * h // w, cover_w
+    scaled = cover((h, w), (round(size[0] / crop_fraction), round(size[1] / crop_fraction)))
     top, left = round((scaled[0] - size[0]) / 2), round((scaled[1] - size[1]) / 2)
-    return crop(resize(image, scaled), (top, left, *size))
+    return crop(resize(image, scaled, resample=resample), (top, left, *size))
 
 
 @dataclass(frozen=True)
@@ -133,6 +153,8 @@ class HostAugment:
         crop_scale: bounds of the random crop's area as a share of the image; None: `resize_and_center_crop`.
         crop_ratio: bounds of the random crop's width / height.
         flip: exchange left and right half of the time.
+        pad: instead of a random crop: `padded_crop` by so many pixels.
+        resample: "bicubic" or "lanczos".
         single_draw: `crop_box_single_draw` in the place of `crop_box`.
         crop_fraction: for `resize_and_center_crop`.
         dtype: "uint8", "uint16" or "float32" for every image alike, or None: as each image has it.
@@ -146,6 +168,8 @@ class HostAugment:
     single_draw: bool = False
     crop_fraction: Real = 0.875
     dtype: str | None = None
+    pad: int = 0
+    resample: str = "bicubic"
 
     def __post_init__(self):
         if len(self.size) != 2 or min(self.size) < 1 or self.channels < 1:
@@ -154,6 +178,9 @@ class HostAugment:
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise UserError(f"augment.crop_scale is {self.crop_scale}: two shares of the image's area, "
                             "0 < smallest <= largest <= 1, or None for no random crop, expected.")  # fmt: skip
+        if self.pad < 0 or (self.pad and self.crop_scale is not None):
+            raise UserError(f"augment.pad={self.pad} is a number of pixels of at least 0, and stands in the place of a "
+                            "random crop: set augment.crop_scale=None with it.")  # fmt: skip
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise UserError(f"augment.crop_ratio is {self.crop_ratio}: two ratios of width to height, "
                             "0 < smallest <= largest, expected.")  # fmt: skip
@@ -161,8 +188,11 @@ class HostAugment:
     def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
         """`record["image"]` -> [h, w, channels]. Raises BadImage."""
         data = record["image"]
-        if self.crop_scale is None:
-            image = resize_and_center_crop(decode(data, self.channels), self.size, self.crop_fraction)
+        if self.pad:
+            image = padded_crop(decode(data, self.channels), self.size, self.pad, rng, self.resample)
+        elif self.crop_scale is None:
+            image = decode(data, self.channels)
+            image = resize_and_center_crop(image, self.size, self.crop_fraction, self.resample)
         else:
             image = self._random_crop(data, self.crop_scale, rng)
         if self.flip and rng.random() < 0.5:
@@ -174,12 +204,12 @@ class HostAugment:
         if isinstance(data, np.ndarray) or not is_jpeg(data):
             image = decode(data, self.channels)
             h, w = image.shape[:2]
-            return resize(crop(image, sample(h, w, rng, scale, self.crop_ratio)), self.size)
+            return resize(crop(image, sample(h, w, rng, scale, self.crop_ratio)), self.size, resample=self.resample)
         # The box is drawn from the header's size, so that a large JPEG need not be decoded at full size.
         h, w = upright_size(data)
         box = sample(h, w, rng, scale, self.crop_ratio)
         shrink = jpeg_shrink(box, self.size)
-        return resize_shrunk(decode(data, self.channels, shrink), box, shrink, self.size)
+        return resize_shrunk(decode(data, self.channels, shrink), box, shrink, self.size, self.resample)
 
 
 def jpeg_shrink(box: Box, size: tuple[int, int]) -> int:
@@ -188,15 +218,17 @@ def jpeg_shrink(box: Box, size: tuple[int, int]) -> int:
     return next((s for s in (8, 4, 2) if room >= s), 1)
 
 
-def resize_shrunk(image: np.ndarray, box: Box, shrink: int, size: tuple[int, int]) -> np.ndarray:
+def resize_shrunk(
+    image: np.ndarray, box: Box, shrink: int, size: tuple[int, int], resample: str = "bicubic"
+) -> np.ndarray:
     """`box` of the full image, resized, where `image` is that image at 1/shrink.
 
     The cut is at whole pixels, the resizing to the box's exact edges, so the crop does not move.
     """
     if shrink == 1:
-        return resize(crop(image, box), size)
+        return resize(crop(image, box), size, resample=resample)
     h, w = image.shape[:2]
     top, left, bottom, right = (e / shrink for e in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
     y, x = math.floor(top), math.floor(left)
     cut = image[y : math.ceil(min(bottom, h)), x : math.ceil(min(right, w))]
-    return resize(cut, size, (top - y, left - x, min(bottom, h) - top, min(right, w) - left))
+    return resize(cut, size, (top - y, left - x, min(bottom, h) - top, min(right, w) - left), resample)

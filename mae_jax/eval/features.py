@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
 from jaxtyping import Array, Float, Float32, Int64
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.types import Batch, Features
 
-POOLS = ("mean", "class", "raw_mean")
+POOLS = ("mean", "class", "raw_mean", "sum", "max", "tokens")
+Place = Callable[[str, Any], Array]  # (name, rows of this process) -> the global array
 
 
 class Labelled(NamedTuple):
@@ -29,12 +29,13 @@ def check_pool(how: str) -> None:
         raise UserError(f"eval.pool='{how}' is not a pooling. {nearest(how, POOLS)}")
 
 
-def pool(features: Features, how: str) -> Float[Array, "b d"]:
-    """One float32 vector per sample.
+def pool(features: Features, how: str) -> Float[Array, "b *n d"]:
+    """One float32 vector per sample, or per token.
 
     Args:
       how: "mean" over the valid patch tokens after the last norm; "raw_mean" the same before the last norm
-        (what fine-tuning with `fc_norm` starts from); "class" for the class token.
+        (what fine-tuning with `fc_norm` starts from); "sum" and "max" as "mean" (graphs); "class" for the class
+        token; "tokens" for no pooling: every token (node) is a sample with a label of its own.
 
     Raises:
       UserError: an unknown `how`, or "class" where the encoder has no class token.
@@ -47,29 +48,32 @@ def pool(features: Features, how: str) -> Float[Array, "b d"]:
                 "Take eval.pool='mean', or train with method.class_token=True."
             )
         return features.prefix[:, 0].astype(jnp.float32)
-    tokens = (features.normed if how == "mean" else features.tokens).astype(jnp.float32)
-    if features.valid is None:
-        return tokens.mean(axis=1)
-    weight = features.valid[:, :, None].astype(jnp.float32)
-    # where, not only the product: a padded token may hold NaN.
-    total = jnp.where(weight > 0, tokens, 0.0).sum(axis=1)
-    return total / jnp.maximum(weight.sum(axis=1), 1.0)
+    tokens = (features.tokens if how == "raw_mean" else features.normed).astype(jnp.float32)
+    if how == "tokens":
+        return tokens
+    valid = jnp.ones(tokens.shape[:2], bool) if features.valid is None else features.valid
+    valid = valid[:, :, None]
+    if how == "max":
+        return jnp.where(valid, tokens, -jnp.inf).max(axis=1)
+    total = jnp.where(valid, tokens, 0.0).sum(axis=1)  # where, not a product: a padded token may hold NaN
+    return total if how == "sum" else total / jnp.maximum(valid.sum(axis=1), 1.0)
 
 
 def extract(
-    encoders: Mapping[str, Callable[[Batch], Float[Array, "b d"]]],
+    encoders: Mapping[str, Callable[[Batch], Float[Array, "b *n d"]]],
     batches: Iterable[Mapping[str, Any]],
     *,
-    sharding: Sharding | None = None,
+    place: Place | None = None,
 ) -> dict[str, Labelled]:
     """Features of all real samples, in the order of the batches, by each encoder; every batch is read once.
 
     Args:
       encoders: name -> function of a batch without "label" and "valid".
-      batches: dicts with "label" [b], optionally "valid" [b] (False: padding of the last batch), and the
+      batches: dicts with "label" [b], or [b, n] where the encoders give a vector per token (negative: this token
+        is not of the split), optionally "valid" [b] (False: padding of the last batch), and the
         input. Under several processes each yields its own rows, equally many batches, and every process gets
         the features of all.
-      sharding: how batches lie on the devices; None leaves them to jit.
+      place: puts an array on the devices; None leaves that to jit.
 
     Raises:
       UserError: no samples, no labels, or features that are not finite.
@@ -82,14 +86,22 @@ def extract(
                 "Probing needs labels, and these batches have no 'label'. Take a labelled source (for a "
                 "folder: one sub-folder per class), or switch evaluation off with eval.every=0."
             )
-        batch = {key: _place(value, sharding) for key, value in host_batch.items()}
-        label, real = batch.pop("label"), batch.pop("valid", None)
+        batch = {key: place(key, value) if place else value for key, value in host_batch.items()}
+        label, real = _fetch(batch.pop("label")), batch.pop("valid", None)
         # All are dispatched before any is awaited.
         encoded = {name: encode(batch) for name, encode in encoders.items()}
-        keep = slice(None) if real is None else _fetch(real).astype(bool)
-        labels.append(_fetch(label)[keep].astype(np.int64))
+        keep = np.ones(len(label), bool) if real is None else _fetch(real).astype(bool)
+        if label.ndim == 2:  # every token is a sample
+            keep = keep[:, None] & (label >= 0)
+        labels.append(label[keep].astype(np.int64))
         for name, features in encoded.items():
-            parts[name].append(_fetch(features)[keep].astype(np.float32))
+            array = _fetch(features)
+            if array.ndim != label.ndim + 1:
+                raise UserError(
+                    f"labels of shape {label.shape} do not fit features of shape {array.shape}: with one label per "
+                    f"token set eval.pool='tokens', with one per sample another ({', '.join(POOLS[:-1])})."
+                )
+            parts[name].append(array[keep].astype(np.float32))
     if not sum(map(len, labels)):
         raise UserError("The source of an evaluation yielded no samples. Check its split and its path.")
     found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
@@ -101,10 +113,6 @@ def extract(
                 f"probed. The weights have probably diverged; evaluate an earlier checkpoint."
             )
     return {name: Labelled(array, np.concatenate(labels)) for name, array in found.items()}
-
-
-def _place(value: Any, sharding: Sharding | None) -> Any:
-    return value if sharding is None else jax.make_array_from_process_local_data(sharding, np.asarray(value))
 
 
 def _fetch(value: Any) -> np.ndarray:

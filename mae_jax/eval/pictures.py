@@ -24,34 +24,34 @@ BACKGROUND, INK, GREY = 255, 40, 128
 
 def reconstruction_grid(
     pictures: Mapping[str, Float[np.ndarray, "b h w c"]],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
     *,
     max_images: int = 8,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A captioned grid of what `Method.pictures` returned.
+    """A captioned grid of what `Method.pictures` returned: `COLUMNS` first, then the others by name.
 
     One channel is drawn grey, three as RGB, two as their mean, more by the first three (the caption says so).
 
     Args:
-      pictures: some of `COLUMNS`, in the normalised space of the network's input.
+      pictures: of one height and width. Those with as many channels as `mean` are in the normalised space of the
+        network's input, others in [0, 1].
       mean, std: per channel, of that normalisation; values are brought back to [0, 1] and clipped.
 
     Raises:
-      UserError: nothing to draw, or a mean that does not fit the channels.
+      UserError: nothing to draw.
     """
     names = [name for name in COLUMNS if name in pictures]
+    names += sorted(set(pictures) - set(COLUMNS))
     if not names or not len(pictures[names[0]]):
         raise UserError("There is no picture to draw: the method returned none, or the batch is empty.")
     arrays = {name: np.asarray(pictures[name], np.float32)[:max_images] for name in names}
     channels = arrays[names[0]].shape[-1]
-    if len(mean) != channels or len(std) != channels:
-        raise UserError(
-            f"Pictures of {channels} channels need augment.mean and augment.std of {channels} values each, "
-            f"got {len(mean)} and {len(std)}."
-        )
-    cells = {name: to_rgb(denormalise(array, mean, std)) for name, array in arrays.items()}
-    if set(names) == set(COLUMNS):
+    cells = {
+        name: to_rgb(denormalise(a, mean, std) if a.shape[-1] == len(mean) else denormalise(a, (0.0,), (1.0,)))
+        for name, a in arrays.items()
+    }
+    if set(names) >= set(COLUMNS):
         cells["masked"] = np.where(hidden_pixels(arrays)[..., None], np.uint8(GREY), cells["masked"])
     note = {1: "", 3: "", 2: "mean of 2 channels"}.get(channels, f"channels 1-3 of {channels}")
     return grid([[cells[name][i] for name in names] for i in range(len(cells[names[0]]))], _captions(names, note))
@@ -123,7 +123,10 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "H W 3"]) ->
 
 
 def _captions(names: Sequence[str], note: str) -> list[str]:
-    return [COLUMNS[name] + (f" ({note})" if note and i == 0 else "") for i, name in enumerate(names)]
+    return [
+        COLUMNS.get(name, name.replace("_", " ")) + (f" ({note})" if note and i == 0 else "")
+        for i, name in enumerate(names)
+    ]
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -17,26 +17,31 @@ Pictures = Callable[[Params, Rest, Mapping[str, Any], int], dict[str, Array]]
 
 
 def reconstructor(
-    method: Method, prepare: Callable[[Batch], Batch], seed: int = 0, sharding: Sharding | None = None
+    method: Method,
+    prepare: Callable[[Batch], Batch],
+    seed: int = 0,
+    sharding: Sharding | None = None,
+    steps: int | None = None,
 ) -> Pictures:
     """Jitted: (params, rest, batch as the source gives it, draw) -> `Method.pictures`.
 
     The same `draw` gives the same masks, so that pictures of one run can be compared.
 
     Args:
+      steps: length of the schedule, for methods that ask.
       sharding: how the pictures lie on the devices; of several processes each can read only what is replicated.
     """
 
     def pictures(params: Params, rest: Rest, batch: Batch, draw: Int[Array, ""] | int) -> dict[str, Array]:
         batch = prepare(batch)
-        _, aux = method.loss(params, rest, batch, Context(jax.random.key(seed), draw, train=False))
+        _, aux = method.loss(params, rest, batch, Context(jax.random.key(seed), draw, train=False, steps=steps))
         return method.pictures(aux.seen, batch)
 
     return jax.jit(pictures, out_shardings=sharding)
 
 
 def draw_grid(
-    pictures: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...], most: int
+    pictures: Mapping[str, Any], colours: tuple[tuple[float, ...], tuple[float, ...]], most: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The pictures of up to `most` images as one array for a PNG."""
-    return reconstruction_grid(jax.device_get(dict(pictures)), mean, std, max_images=most)
+    """The pictures of up to `most` samples as one array for a PNG; `colours` are the input's mean and deviation."""
+    return reconstruction_grid(jax.device_get(dict(pictures)), *colours, max_images=most)

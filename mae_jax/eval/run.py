@@ -7,64 +7,58 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding
 from jaxtyping import Array, Float
 
-from mae_jax.augment.normalise import normalise
 from mae_jax.core.errors import UserError
-from mae_jax.core.types import Batch, Params
-from mae_jax.eval.features import Labelled, check_pool, extract, pool
+from mae_jax.core.types import Batch, Features, Params
+from mae_jax.eval.features import Labelled, Place, check_pool, extract, pool
 from mae_jax.eval.probes import Result, check_protocols, probe
 from mae_jax.methods.base import Method, Rest
 
 Prepare = Callable[[Batch], Batch]
 Weights = tuple[Params, Rest]
-Encode = Callable[[Params, Rest, Batch], Float[Array, "b d"]]
+Encode = Callable[[Params, Rest, Batch], Float[Array, "b *n d"]]
 Batches = Iterable[Mapping[str, Any]]
 
 RAW_LIMIT = 3 * 128 * 128  # values per sample; with more, pixels fill the memory long before they inform anybody
-
-
-def normaliser(mean: Sequence[float], std: Sequence[float]) -> Prepare:
-    """The device-side step before `encode`: integer images to normalised float32; other leaves unchanged."""
-
-    def prepare(batch: Batch) -> Batch:
-        return {**batch, "image": normalise(batch["image"], tuple(mean), tuple(std))}
-
-    return prepare
 
 
 def encoder(method: Method, how: str, prepare: Prepare) -> Encode:
     """Jitted: a batch as the source gives it -> one vector per sample. One compilation serves all weights."""
 
     @jax.jit
-    def encode(params: Params, rest: Rest, batch: Batch) -> Float[Array, "b d"]:
+    def encode(params: Params, rest: Rest, batch: Batch) -> Float[Array, "b *n d"]:
         return pool(method.encode(params, rest, prepare(batch)), how)
 
     return encode
 
 
-def pixels(prepare: Prepare) -> Callable[[Batch], Float[Array, "b d"]]:
-    """Jitted: the prepared image itself as a feature vector, the baseline that needs no network."""
+def raw_input(method: Method, how: str, prepare: Prepare) -> Callable[[Batch], Float[Array, "b *n d"]]:
+    """Jitted: the prepared input itself as features, the baseline that needs no network.
+
+    Images and volumes are flattened; the features of a graph's nodes are pooled as the encoder's are.
+    """
+    name = next(iter(method.batch_spec))
 
     @jax.jit
-    def flatten(batch: Batch) -> Float[Array, "b d"]:
-        image = prepare(batch)["image"]
-        return image.reshape(image.shape[0], -1).astype(jnp.float32)
+    def features(batch: Batch) -> Float[Array, "b *n d"]:
+        x = prepare(batch)[name].astype(jnp.float32)
+        if name != "nodes":
+            return x.reshape(x.shape[0], -1)
+        return pool(Features(tokens=x, normed=x, prefix=x[:, :0], valid=batch.get("node_valid")), how)
 
-    return flatten
+    return features
 
 
 class Evaluator:
     """What is compiled once and asked again: at every online evaluation, and at the end.
 
     Args:
-      prepare: what is done to a batch on the device before `encode`; see `normaliser`.
+      prepare: what is done to a batch on the device before `encode`.
       how: the pooling, see `features.pool`.
       protocols: names in `probes.PROTOCOLS`.
-      raw: whether to add the pixels as a set named "raw".
-      sharding: how batches lie on the devices (`mesh.batch_sharding`); their size must be divisible by the
-        devices.
+      raw: whether to add the input itself as a set named "raw".
+      place: puts an array of a batch on the devices (`Run.place`); None leaves that to jit.
 
     Raises:
       UserError: an unknown protocol or pooling, or raw pixels of images that are too large for that.
@@ -78,15 +72,15 @@ class Evaluator:
         how: str = "mean",
         protocols: Sequence[str] = ("linear", "knn", "five_shot"),
         raw: bool = True,
-        sharding: Sharding | None = None,
+        place: Place | None = None,
     ):
         check_protocols(protocols)
         check_pool(how)
         if raw:
             _check_raw(method)
-        self.protocols, self.sharding = tuple(protocols), sharding
+        self.protocols, self.place = tuple(protocols), place
         self._encode = encoder(method, how, prepare)
-        self._pixels = pixels(prepare) if raw else None
+        self._raw = raw_input(method, how, prepare) if raw else None
 
     def check(self, params: Params, rest: Rest, batch: Mapping[str, Any]) -> None:
         """Trace `encode` on shapes alone: a pooling that the encoder cannot give fails before training.
@@ -97,13 +91,13 @@ class Evaluator:
         jax.eval_shape(self._encode, params, rest, inputs)
 
     def features(self, weights: Mapping[str, Weights], batches: Batches) -> dict[str, Labelled]:
-        """Features by each set of weights, and of the pixels; one pass over the batches."""
-        encoders: dict[str, Callable[[Batch], Float[Array, "b d"]]] = {
+        """Features by each set of weights, and of the input; one pass over the batches."""
+        encoders: dict[str, Callable[[Batch], Float[Array, "b *n d"]]] = {
             name: functools.partial(self._encode, params, rest) for name, (params, rest) in weights.items()
         }
-        if self._pixels is not None:
-            encoders["raw"] = self._pixels
-        return extract(encoders, batches, sharding=self.sharding)
+        if self._raw is not None:
+            encoders["raw"] = self._raw
+        return extract(encoders, batches, place=self.place)
 
     def __call__(self, weights: Mapping[str, Weights], train: Batches, test: Batches) -> dict[str, dict[str, Result]]:
         """{set of features: {protocol: Result}}, for `probes.table` and `probes.results_json`.
@@ -121,14 +115,10 @@ class Evaluator:
 
 
 def _check_raw(method: Method) -> None:
-    spec = method.batch_spec
-    if "image" not in spec:
+    name, leaf = next(iter(method.batch_spec.items()))
+    size = math.prod(leaf.shape)
+    if name != "nodes" and size > RAW_LIMIT:
         raise UserError(
-            f"eval.raw=True compares with raw pixels, but '{method.name}' reads no image. Set eval.raw=False."
-        )
-    size = math.prod(spec["image"].shape)
-    if size > RAW_LIMIT:
-        raise UserError(
-            f"eval.raw=True compares with raw pixels as features, but an image of shape "
-            f"{spec['image'].shape} has {size} values; the limit is {RAW_LIMIT}. Set eval.raw=False."
+            f"eval.raw=True compares with the raw input as features, but '{name}' of shape {leaf.shape} has {size} "
+            f"values; the limit is {RAW_LIMIT}. Set eval.raw=False."
         )

@@ -15,20 +15,41 @@ Rest = Mapping[str, Any]  # {"stats": Stats, "ema": Ema, "frozen": Params}: what
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One array that a batch must hold: its shape per sample and dtype as `Method.loss` sees them."""
+    """One array that a batch must hold: its shape per sample and dtype as `Method.loss` sees them.
+
+    Leaves named "image" or "image_..." are images: the host crops and resizes them to their shape, the device
+    normalises them. All others are taken from the source's records as they are.
+
+    Attributes:
+      batched: False: not split over devices; every device holds the one sample there is (a large graph).
+      crop_of: an image leaf whose random crop and flip this one repeats, at its own size; "": draws its own.
+      resample: "bicubic" or "lanczos".
+      unit: this image stays in [0, 1] instead of being normalised by augment.mean and augment.std.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
     batched: bool = True
+    crop_of: str = ""
+    resample: str = "bicubic"
+    unit: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenSpec:
-    """A frozen network that a method reads: which family, from which file, with which sha256."""
+    """A frozen network that a method reads, found at `rest["frozen"][name]`.
+
+    Attributes:
+      family: a module of mae_jax/teachers.
+      file: a path; "bundled/NAME" is a file that comes with the package.
+      sha256: of the file; "" takes any, and the one found is recorded.
+      network: hashable description of its sizes (a module of nets/), from which its arrays' shapes follow.
+    """
 
     family: str
     file: str
-    sha256: str
+    sha256: str = ""
+    network: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +118,10 @@ class Method:
         raise NotImplementedError
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
-        """{"original", "masked", "reconstruction", "pasted"} from a loss's `Aux.seen`; {} where nothing is drawn.
+        """{caption: pictures} from a loss's `Aux.seen`, in the order in which they are drawn; {}: none.
 
-        In the space of the input that the loss got (normalised pixels).
+        "original", "masked", "reconstruction" and "pasted" where they make sense. Those with the input's channels lie
+        in its space (normalised pixels); others, of 1 or 3 channels, in [0, 1].
         """
         return {}
 

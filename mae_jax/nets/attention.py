@@ -68,8 +68,7 @@ class Attention(nn.Module):
         b, n, d = x.shape
         c = d // self.heads
         inner = c * self.heads
-        init = {"kernel_init": self.kernel_init}
-        qkv = dense(3 * inner, "qkv", self.dtype, use_bias=self.qkv_bias is True, **init)(x)
+        qkv = dense(3 * inner, "qkv", self.dtype, use_bias=self.qkv_bias is True, kernel_init=self.kernel_init)(x)
         if self.qkv_bias == "qv":
             q_bias = self.param("q_bias", nn.initializers.zeros, (inner,))
             v_bias = self.param("v_bias", nn.initializers.zeros, (inner,))
@@ -77,7 +76,7 @@ class Attention(nn.Module):
         q, k, v = qkv.reshape(b, n, 3, self.heads, c).transpose(2, 0, 3, 1, 4)
         scale = c**-0.5 if self.scale is None else self.scale
         out = attend(q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, inner)
-        return dense(d, "proj", self.dtype, **init)(out)
+        return dense(d, "proj", self.dtype, kernel_init=self.kernel_init)(out)
 
 
 class CrossAttention(nn.Module):
@@ -107,14 +106,13 @@ class CrossAttention(nn.Module):
     ) -> Float[Array, "b n d"]:
         b, n, d = x.shape
         c = d // self.heads
-        init = {"kernel_init": self.kernel_init}
 
         def project(name: str, y: Float[Array, "b l e"]) -> Float[Array, "b h l c"]:
             use_bias = self.qkv_bias is True or (self.qkv_bias == "qv" and name != "k")
-            y = dense(c * self.heads, name, self.dtype, use_bias=use_bias, **init)(y)
+            y = dense(c * self.heads, name, self.dtype, use_bias=use_bias, kernel_init=self.kernel_init)(y)
             return y.reshape(b, -1, self.heads, c).swapaxes(1, 2)
 
         q, k, v = project("q", x), project("k", keys), project("v", keys if values is None else values)
         scale = c**-0.5 if self.scale is None else self.scale
         out = attend(q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, c * self.heads)
-        return dense(d, "proj", self.dtype, **init)(out)
+        return dense(d, "proj", self.dtype, kernel_init=self.kernel_init)(out)

@@ -84,10 +84,17 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-def dense(features: int, name: str, dtype: Any, *, use_bias: bool = True, **kwargs: Any) -> nn.Dense:
+def dense(
+    features: int,
+    name: str,
+    dtype: Any,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = xavier,
+    bias_init: Initializer = nn.initializers.zeros,
+) -> nn.Dense:
     """A linear layer as the field initialises it: Xavier-uniform kernel (in, out), zero bias."""
-    kwargs = {"kernel_init": xavier} | kwargs
-    return nn.Dense(features, use_bias=use_bias, dtype=dtype, name=name, **kwargs)
+    return nn.Dense(features, use_bias=use_bias, dtype=dtype, name=name, kernel_init=kernel_init, bias_init=bias_init)
 
 
 def conv_bias(fan_in: int) -> nn.initializers.Initializer:

@@ -68,8 +68,8 @@ class Encoder(nn.Module):
         if mask is not None:
             x = take(x, mask)
             valid = None if valid is None else jnp.take_along_axis(valid, mask.keep_ids, axis=1)
-        inits = {"kernel_init": self.patch_init, "bias_init": self.patch_bias_init or conv_bias(fan_in)}
-        x = dense(self.shape.dim, "patch_embed", dtype, **inits)(x)
+        bias_init = self.patch_bias_init or conv_bias(fan_in)
+        x = dense(self.shape.dim, "patch_embed", dtype, kernel_init=self.patch_init, bias_init=bias_init)(x)
         prefix, table = self._positions(grid)
         if self.positions != "none":
             pos = table[None] if mask is None else table[mask.keep_ids]

@@ -9,19 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from mae_jax.augment.normalise import normalise
 from mae_jax.config import Config, make_method
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
-from mae_jax.core.mesh import batch_sharding, make_mesh, replicated, state_shardings, use_mesh
-from mae_jax.core.types import Batch
+from mae_jax.core.mesh import (
+    batch_sharding,
+    frozen_shardings,
+    make_mesh,
+    replicated,
+    state_shardings,
+    use_mesh,
+)
+from mae_jax.core.types import Batch, Params
 from mae_jax.data.sources import Source, make_source
-from mae_jax.data.transforms import HostAugment
+from mae_jax.data.views import Views
 from mae_jax.methods.base import Method
+from mae_jax.train import inputs
 from mae_jax.train.optimizers import make_optimizer
-from mae_jax.train.schedules import Schedule, scaled, warmup_cosine
+from mae_jax.train.schedules import Schedule, learning_rate
 from mae_jax.train.state import State, init_state
 from mae_jax.train.step import make_step
 
@@ -32,6 +39,7 @@ class Run:
 
     Attributes:
       shapes: the train state as ShapeDtypeStructs with shardings: how a checkpoint is restored.
+      frozen_shapes: the frozen networks in the same way; no file has been read.
     """
 
     config: Config
@@ -40,6 +48,7 @@ class Run:
     optimizer: optax.GradientTransformation
     rate: Schedule
     shapes: State
+    frozen_shapes: dict[str, Params]
 
     def init(self, parts: Sequence[str] | None = None) -> State:
         """A fresh state from train.seed, made where it will lie; only some `parts` of it where no more is needed."""
@@ -66,12 +75,12 @@ class Run:
         train = self.config.train
         step = make_step(
             self.method, self.optimizer, self.rate, self.augment, seed=train.seed,
-            microbatches=train.microbatches, average=self.config.optim.average,
+            microbatches=train.microbatches, average=self.config.optim.average, steps=train.steps,
         )  # fmt: skip
-        states = jax.tree.map(lambda s: s.sharding, self.shapes)
+        states, frozen = (jax.tree.map(lambda s: s.sharding, tree) for tree in (self.shapes, self.frozen_shapes))
         jitted = jax.jit(
             step,
-            in_shardings=(states, None, batch_sharding(self.mesh)),
+            in_shardings=(states, frozen, {name: self.sharding(name) for name in self.method.batch_spec}),
             out_shardings=(states, replicated(self.mesh)),
             static_argnums=3,
             donate_argnums=0,
@@ -79,37 +88,67 @@ class Run:
 
         def run(state: State, frozen: Any, batch: Batch, plan: Any = None):
             with use_mesh(self.mesh):
-                return jitted(state, frozen, batch, plan)
+                return jitted(state, frozen, {name: batch[name] for name in self.method.batch_spec}, plan)
 
         run.lower = jitted.lower  # type: ignore[attr-defined]
         return run
 
+    @functools.cached_property
+    def frozen(self) -> dict[str, Params]:
+        """The frozen networks on the devices, read from their files when first asked for.
+
+        Raises:
+          UserError: a file that is missing, has another hash, or does not fit the network.
+        """
+        return {name: self._put_frozen(name, params) for name, (params, _) in self._loaded.items()}
+
+    @functools.cached_property
+    def frozen_hashes(self) -> dict[str, str]:
+        """{name: sha256 of the file} of the frozen networks: what a checkpoint records of them."""
+        return {name: sha256 for name, (_, sha256) in self._loaded.items()}
+
+    @functools.cached_property
+    def _loaded(self) -> dict[str, tuple[Params, str]]:
+        from mae_jax import teachers
+
+        return {name: teachers.load(spec) for name, spec in self.method.frozen().items()}
+
+    def _put_frozen(self, name: str, params: Params) -> Params:
+        return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), params, self.frozen_shapes[name])
+
     def augment(self, batch: Batch, ctx: Any = None) -> Batch:
-        """The device's share of the augmentation: uint8 -> normalised float32."""
-        return {**batch, "image": normalise(batch["image"], self.config.augment.mean, self.config.augment.std)}
+        """The device's share of the augmentation; without a context nothing random happens."""
+        return inputs.on_device(self.method.batch_spec, self.config.augment, batch, ctx)
+
+    def views(self, train: bool) -> Views:
+        """The host's share of the augmentation."""
+        return inputs.views(self.method.batch_spec, self.config.augment, train)
+
+    @property
+    def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std) that bring an image of the method's input back to [0, 1]; empty where it lies there."""
+        a = self.config.augment
+        fixed = a.normalise == "fixed" and "image" in self.method.batch_spec
+        return (a.mean, a.std) if fixed else ((), ())
+
+    def sharding(self, name: str) -> NamedSharding:
+        """How a leaf of a batch lies on the devices."""
+        spec = self.method.batch_spec
+        split = spec[name].batched if name in spec else any(leaf.batched for leaf in spec.values())
+        return batch_sharding(self.mesh) if split else replicated(self.mesh)
+
+    def place(self, name: str, array: np.ndarray) -> jax.Array:
+        """This process's rows of a leaf as a global array."""
+        return jax.make_array_from_process_local_data(self.sharding(name), np.asarray(array))
 
     def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """This process's rows of a batch as global arrays; only what the method reads travels."""
-        sharding = batch_sharding(self.mesh)
         wanted = {*self.method.batch_spec, "valid"}
-        return {
-            name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in batch.items()
-            if name in wanted
-        }
+        return {name: self.place(name, array) for name, array in batch.items() if name in wanted}
 
     def open(self, split: str) -> Source:
         """A split of the configured data."""
         return make_source(self.config.data.source, split, self.config.data.options)
-
-    def host_augment(self, train: bool) -> HostAugment:
-        """The host's share of the augmentation."""
-        height, width, channels = self.method.batch_spec["image"].shape
-        a = self.config.augment
-        return HostAugment(
-            size=(height, width), channels=channels, crop_scale=a.crop_scale if train else None,
-            crop_ratio=a.crop_ratio, flip=a.flip and train,
-        )  # fmt: skip
 
 
 def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
@@ -119,19 +158,12 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
       UserError: what does not fit, before any long work.
     """
     method = make_method(config)
-    if method.frozen():
-        raise UserError(f"method '{method.name}' needs frozen networks, and no teacher family is available yet.")
+    inputs.check(method, config.augment)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), sample_batch(method))
-    optimizer = make_optimizer(config.optim, params)
-    peak = scaled(config.optim.learning_rate, config.train.batch)
-    rate = warmup_cosine(peak, config.optim.warmup, config.train.steps, config.optim.end_rate)
+    optimizer = make_optimizer(config.optim, params, config.train.steps)
+    rate = learning_rate(config.optim, config.train.batch, config.train.steps)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-    for key, n in (("train.batch", config.train.batch // config.train.microbatches), ("eval.batch", config.eval.batch)):
-        if n % mesh.size:
-            raise UserError(
-                f"{key} gives {n} samples at a time, which {mesh.size} devices cannot share equally: choose a "
-                f"multiple of {mesh.size} (times train.microbatches={config.train.microbatches} for train.batch)."
-            )
+    _check_batch(config, method, mesh)
     init = functools.partial(
         init_state, method, optimizer, batch=sample_batch(method), average=config.optim.average > 0
     )
@@ -141,7 +173,41 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         shapes,
         state_shardings(shapes, mesh),
     )
-    return Run(config, method, mesh, optimizer, rate, shapes)
+    return Run(config, method, mesh, optimizer, rate, shapes, frozen_shardings(_frozen_shapes(method), mesh))
+
+
+def _frozen_shapes(method: Method) -> dict[str, Params]:
+    if not method.frozen():
+        return {}
+    from mae_jax import teachers
+
+    return {name: teachers.shapes(spec) for name, spec in method.frozen().items()}
+
+
+def _check_batch(config: Config, method: Method, mesh: Mesh) -> None:
+    """Raise UserError where the batch cannot be laid out over devices and microbatches."""
+    train = config.train
+    if not all(leaf.batched for leaf in method.batch_spec.values()):
+        for key, n in (("train.batch", train.batch), ("train.microbatches", train.microbatches),
+                       ("eval.batch", config.eval.batch)):  # fmt: skip
+            if n != 1:
+                raise UserError(
+                    f"{key}={n}, but '{method.name}' reads one sample at a time here (a large graph), whole on every "
+                    f"device: set --config.{key}=1."
+                )
+        return
+    if train.microbatches > 1 and "contrast" in method.couples:
+        raise UserError(
+            f"train.microbatches={train.microbatches}: '{method.name}' contrasts every sample with the whole batch, "
+            f"and a microbatch would see only its own. Set train.microbatches=1; for memory use mesh.remat, mesh.fsdp "
+            f"or a smaller train.batch."
+        )
+    for key, n in (("train.batch", train.batch // train.microbatches), ("eval.batch", config.eval.batch)):
+        if n % mesh.size:
+            raise UserError(
+                f"{key} gives {n} samples at a time, which {mesh.size} devices cannot share equally: choose a "
+                f"multiple of {mesh.size} (times train.microbatches={train.microbatches} for train.batch)."
+            )
 
 
 def sample_batch(method: Method, batch: int = 1) -> Batch:

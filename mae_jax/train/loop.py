@@ -49,6 +49,8 @@ def train(config: Config, workdir: Path) -> int:
     except OSError as error:
         raise UserError(f"cannot use {workdir} as --workdir: {error.strerror}. Name a directory.") from None
     data = {"batch": config.train.batch, "seed": config.train.seed, "source": fingerprint(source)}
+    if run.frozen_hashes:  # reads the files: a wrong one is named before anything else happens
+        data["frozen"] = run.frozen_hashes
     with (
         Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
         Preemption() as preemption,
@@ -96,7 +98,9 @@ class Loop:
         self.source, self.test = source, test
         self.config = run.config
         self.probes = Probes(run, source, test)
-        self.pictures = reconstructor(run.method, run.augment, sharding=replicated(run.mesh))
+        self.pictures = reconstructor(
+            run.method, run.augment, sharding=replicated(run.mesh), steps=run.config.train.steps
+        )
         self.broken = 0  # updates skipped in a row, as far as logged steps tell
         self.logged = (0, 0)  # (step, skipped updates so far) when last logged
         self.scores: dict[str, float] = {}  # of this step; by them the best checkpoint is chosen
@@ -116,7 +120,7 @@ class Loop:
             for step in range(start, total):
                 host = next(batches)
                 replaced += int(host["replaced"].sum())
-                state, metrics = run.step(state, {}, run.put(host), run.method.plan(step))
+                state, metrics = run.step(state, run.frozen, run.put(host), run.method.plan(step))
                 done = step + 1
                 if due is not None:
                     self.log(*due, progress)
@@ -194,9 +198,9 @@ class Loop:
     def draw(self, step: int, state: State) -> None:
         """A reconstruction picture of some test images, to all writers."""
         batch = spread(self.built, self.test, self.config.log.pictures)
-        drawn = self.pictures(state["params"], rest_of(state), batch, 0)
+        drawn = self.pictures(state["params"], rest_of(state, self.built.frozen), batch, 0)
         if drawn and jax.process_index() == 0:
-            picture = draw_grid(drawn, self.config.augment.mean, self.config.augment.std, self.config.log.pictures)
+            picture = draw_grid(drawn, self.built.colours, self.config.log.pictures)
             save_png(self.workdir / "pictures" / f"step_{step:08d}.png", picture)
             self.writers.images(step, "reconstruction", picture)
 
@@ -231,8 +235,8 @@ def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State
     was = {k: v for k, v in restored.data.items() if k != "position"}
     if was != json.loads(json.dumps(data)):
         raise UserError(
-            f"the data have changed since the checkpoint of step {restored.step}: it saw {was}, now it is "
-            f"{dict(data)}. The order of samples would not go on where it stopped; restore the data, or take another "
+            f"the data (or the frozen networks) have changed since the checkpoint of step {restored.step}: it saw "
+            f"{was}, now it is {dict(data)}. Training would not go on where it stopped; restore them, or take another "
             f"--workdir."
         )
     return restored.state

@@ -4,8 +4,7 @@ Which parameters decay, and how fast each layer learns, are rules over parameter
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from mae_jax.config import Optim
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.types import Params
+from mae_jax.train.schedules import Schedule, weight_decay
 
 # (regular expression over paths, multiplier of optim.weight_decay); first match wins.
 # Pretraining (facebookresearch/mae): vectors do not decay, but class and mask tokens do.
@@ -48,21 +48,45 @@ def scale_by_path(values: Mapping[str, float]) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: tree.map_with_path(lambda path, u: u * values[path], updates))
 
 
-def add_decay(weight_decay: float, multipliers: Mapping[str, float]) -> optax.GradientTransformation:
-    """Add weight_decay * multiplier * parameter to each direction (decoupled, as in AdamW)."""
+def add_decay(
+    weight_decay: float | Schedule, multipliers: Mapping[str, float]
+) -> optax.GradientTransformationExtraArgs:
+    """Add weight_decay * multiplier * parameter to each direction (decoupled, as in AdamW).
 
-    def add(updates, params):
+    Args:
+      weight_decay: a number, or a function of the train state's step, which `update` then takes as `step=`.
+    """
+
+    def update(updates, state, params=None, *, step=0, **_):
+        decay = weight_decay(step) if callable(weight_decay) else weight_decay
+
         def one(path, u, p):
-            return u + weight_decay * multipliers[path] * p if multipliers[path] else u
+            return u + decay * multipliers[path] * p if multipliers[path] else u
 
-        return tree.map_with_path(one, updates, params)
+        return tree.map_with_path(one, updates, params), state
 
-    return optax.stateless(add)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def adamw(b1: float, b2: float, eps: float, weight_decay: float, multipliers: Mapping[str, float]):
+def adamw(b1: float, b2: float, eps: float, weight_decay: float | Schedule, multipliers: Mapping[str, float]):
     """AdamW's direction: m / (sqrt(v) + eps) + decay * p (Loshchilov and Hutter, 2019; torch's AdamW)."""
     return optax.chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), add_decay(weight_decay, multipliers))
+
+
+def clip_groups(groups: Sequence[tuple[str, float]], params: Params) -> optax.GradientTransformation:
+    """Clip each group of parameters to its own global norm; the first regular expression found in a path has it."""
+    norms = dict(groups)
+    group = tree.match([(pattern, pattern) for pattern, _ in groups], tree.flatten(params), "clipping group")
+
+    def clip(updates, _):
+        found = {
+            name: optax.tree.norm([u for path, u in tree.flatten(updates).items() if group[path] == name])
+            for name in norms
+        }
+        factor = {name: jnp.minimum(1.0, norms[name] / jnp.maximum(n, 1e-12)) for name, n in found.items()}
+        return tree.map_with_path(lambda path, u: u * factor[group[path]], updates)
+
+    return optax.stateless(clip)
 
 
 def lars(momentum: float = 0.9, trust: float = 0.001, weight_decay: float = 0.0) -> optax.GradientTransformation:
@@ -86,8 +110,8 @@ def lars(momentum: float = 0.9, trust: float = 0.001, weight_decay: float = 0.0)
     return optax.chain(optax.stateless(rule), optax.trace(decay=momentum))
 
 
-def make_optimizer(config: Any, params: Params) -> optax.GradientTransformation:
-    """The optimizer that `config` (the optim section) names, for parameters of this tree (shapes suffice).
+def make_optimizer(config: Optim, params: Params, steps: int = 1) -> optax.GradientTransformation:
+    """The optimizer that `config` names, for parameters of this tree (shapes suffice) and a schedule of `steps`.
 
     Raises:
       UserError: an unknown optimizer, a parameter that no decay rule covers.
@@ -95,12 +119,17 @@ def make_optimizer(config: Any, params: Params) -> optax.GradientTransformation:
     if config.name not in OPTIMIZERS:
         raise UserError(f"unknown optim.name '{config.name}'. {nearest(config.name, OPTIMIZERS)}")
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    parts += [clip_groups(config.clip_groups, params)] if config.clip_groups else []
     multipliers = decay_multipliers(params, config.decay_rules)
-    return optax.chain(*parts, OPTIMIZERS[config.name](config, multipliers))
+    return optax.chain(*parts, OPTIMIZERS[config.name](config, multipliers, weight_decay(config, steps)))
 
 
-OPTIMIZERS = {
-    "adamw": lambda c, multipliers: adamw(c.b1, c.b2, c.eps, c.weight_decay, multipliers),
-    "lars": lambda c, multipliers: lars(c.momentum, c.trust, c.weight_decay),
-    "sgd": lambda c, multipliers: optax.chain(add_decay(c.weight_decay, multipliers), optax.trace(c.momentum)),
+# name: (optim section, {path: decay multiplier}, weight decay of a step) -> transformation that gives a direction
+OPTIMIZERS: dict[str, Callable[[Optim, Mapping[str, float], Schedule], optax.GradientTransformation]] = {
+    "adamw": lambda c, multipliers, decay: adamw(c.b1, c.b2, c.eps, decay, multipliers),
+    "adam": lambda c, multipliers, decay: optax.chain(
+        add_decay(decay, multipliers), optax.scale_by_adam(c.b1, c.b2, c.eps)
+    ),
+    "lars": lambda c, multipliers, decay: lars(c.momentum, c.trust, c.weight_decay),
+    "sgd": lambda c, multipliers, decay: optax.chain(add_decay(decay, multipliers), optax.trace(c.momentum)),
 }

@@ -1,4 +1,4 @@
-"""Which images are drawn, prepared as for evaluation."""
+"""Which samples are drawn, prepared as for evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from mae_jax.train.build import Run
 
 
 def spread(run: Run, source: Source, count: int) -> dict[str, np.ndarray]:
-    """`count` images of a split, evenly spread over its records."""
+    """`count` samples of a split, evenly spread over its records."""
     count = min(count, len(source))
     if count < 1:
         raise UserError("nothing to draw: --count (log.pictures) must be at least 1.")
@@ -44,8 +44,12 @@ def image_files(run: Run, paths: Sequence[Path]) -> dict[str, np.ndarray]:
 
 
 def _prepared(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    augment, rng = run.host_augment(train=False), np.random.default_rng(0)  # the rng is not drawn from
-    images = [augment(record, rng) for record in records]
-    if len({image.dtype for image in images}) > 1:  # files of 8 and of 16 bits: white is 1 in all of them
-        images = [convert(image, "float32") for image in images]
-    return {"image": np.stack(images)}
+    views = run.views(train=False)
+    samples = [views(record, np.random.default_rng) for record in records]  # nothing is drawn in evaluation
+    return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    if len({array.dtype for array in arrays}) > 1:  # files of 8 and of 16 bits: white is 1 in all of them
+        arrays = [convert(array, "float32") for array in arrays]
+    return np.stack(arrays)

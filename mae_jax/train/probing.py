@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from mae_jax.core.errors import UserError
-from mae_jax.core.mesh import batch_sharding, use_mesh
+from mae_jax.core.mesh import use_mesh
 from mae_jax.data.sources import Source
 from mae_jax.eval.probes import Result
 from mae_jax.eval.run import Evaluator
@@ -40,7 +40,8 @@ class Probes:
         protocols = (*run.config.eval.online, *run.config.eval.protocols)
         raw = run.config.eval.raw and bool(run.config.eval.protocols)  # the table alone compares with pixels
         evaluator = Probes(run, train, test)._evaluator(protocols, raw)
-        evaluator.check(run.shapes["params"], rest_of(run.shapes), jax.eval_shape(lambda: sample_batch(run.method)))
+        rest = rest_of(run.shapes, run.frozen_shapes)
+        evaluator.check(run.shapes["params"], rest, jax.eval_shape(lambda: sample_batch(run.method)))
 
     def online(self, state: State) -> dict[str, float]:
         """{"probe/<protocol>": accuracy} of the weights as they are."""
@@ -60,7 +61,7 @@ class Probes:
 
     def weights(self, state: State) -> dict[str, tuple[Any, Any]]:
         """{name: (params, rest)} of the sets that a state holds."""
-        rest = rest_of(state)
+        rest = rest_of(state, self._run.frozen)
         found = {"pretrained": (state["params"], rest)}
         if "average" in state["ema"]:
             found["average"] = (state["ema"]["average"], rest)
@@ -77,6 +78,6 @@ class Probes:
         if (protocols, raw) not in self._evaluators:
             self._evaluators[protocols, raw] = Evaluator(
                 run.method, run.augment, how=run.config.eval.pool, protocols=protocols, raw=raw,
-                sharding=batch_sharding(run.mesh),
+                place=run.place,
             )  # fmt: skip
         return self._evaluators[protocols, raw]

@@ -6,23 +6,54 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mae_jax.config import Optim
+
 Schedule = Callable[[Int[Array, ""] | int | float], Float[Array, ""]]
 
 
-def warmup_cosine(peak: float, warmup: int | float, total: int | float, end: float = 0.0) -> Schedule:
-    """Linear from 0 over `warmup`, then half a cosine down to `end` at `total` (facebookresearch/mae, lr_sched).
+def warmup_cosine(
+    peak: float, warmup: int | float, total: int | float, end: float = 0.0, *, start: float = 0.0, last: int = 0
+) -> Schedule:
+    """Linear from `start` over `warmup`, then half a cosine down to `end` at `total` (facebookresearch/mae, lr_sched).
 
     The unit is the caller's: steps, or (fractional) epochs.
+
+    Args:
+      last: 1 counts both ends in: `peak` is reached at step warmup - 1 and `end` at step total - 1 (SparK, lr_control).
     """
 
     def rate(step):
-        progress = (step - warmup) / max(total - warmup, 1e-9)
-        cosine = end + (peak - end) * 0.5 * (1.0 + jnp.cos(math.pi * jnp.clip(progress, 0.0, 1.0)))
-        return jnp.where(step < warmup, peak * step / max(warmup, 1e-9), cosine)
+        falling = cosine(peak, end, (step - warmup) / max(total - last - warmup, 1e-9))
+        rising = start + (peak - start) * step / max(warmup - last, 1e-9)
+        return jnp.where(step < warmup, rising, falling)
 
     return rate
 
 
-def scaled(base: float, batch: int) -> float:
-    """The linear scaling rule: lr = base * batch / 256, the whole (accumulated) batch (Goyal et al., 2017)."""
-    return base * batch / 256
+def cosine(start: float, end: float, progress: Array | float) -> Array:
+    """Half a cosine from `start` at progress 0 to `end` at 1."""
+    return end + (start - end) * 0.5 * (1.0 + jnp.cos(math.pi * jnp.clip(progress, 0.0, 1.0)))
+
+
+def scaled(base: float, batch: int, rule: str = "linear") -> float:
+    """The peak rate of a whole (accumulated) batch.
+
+    "linear": base * batch / 256 (Goyal et al., 2017); "sqrt": base * sqrt(batch) / 4, the same at 4096 (LUT); "none".
+    """
+    return base * {"linear": batch / 256, "sqrt": math.sqrt(batch) / 4, "none": 1.0}[rule]
+
+
+def learning_rate(optim: Optim, batch: int, steps: int) -> Schedule:
+    """The schedule that the optim section describes."""
+    peak = scaled(optim.learning_rate, batch, optim.scaling)
+    end = peak if optim.schedule == "constant" else max(optim.end_rate, optim.end_share * peak)
+    last = int(optim.schedule == "cosine_inclusive")
+    return warmup_cosine(peak, optim.warmup, steps, end, start=optim.warmup_start * peak, last=last)
+
+
+def weight_decay(optim: Optim, steps: int) -> Schedule:
+    """Constant, or half a cosine from the first step to the last (DINO; SparK)."""
+    if optim.weight_decay_end is None:
+        return lambda step: jnp.asarray(optim.weight_decay, jnp.float32)
+    start, end = optim.weight_decay, optim.weight_decay_end
+    return lambda step: cosine(start, end, step / max(steps - 1, 1))

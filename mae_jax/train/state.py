@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from mae_jax.core.types import Batch
+from mae_jax.core.types import Batch, Params
 from mae_jax.methods.base import Method
 
 State = dict[str, Any]
@@ -39,6 +39,6 @@ def init_state(
     }
 
 
-def rest_of(state: State) -> dict[str, Any]:
-    """What a method's loss and encode read besides the parameters."""
-    return {"stats": state["stats"], "ema": state["ema"]["teacher"], "frozen": {}}
+def rest_of(state: State, frozen: Params) -> dict[str, Any]:
+    """What a method's loss and encode read besides the parameters; `frozen` is `Run.frozen`."""
+    return {"stats": state["stats"], "ema": state["ema"]["teacher"], "frozen": frozen}

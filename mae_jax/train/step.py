@@ -26,6 +26,7 @@ def make_step(
     seed: int,
     microbatches: int = 1,
     average: float = 0.0,
+    steps: int | None = None,
 ) -> Step:
     """Build `step(state, frozen, batch, plan) -> (state, metrics)`, pure and ready to jit.
 
@@ -35,13 +36,15 @@ def make_step(
       augment: what happens to a batch on the device, before the loss.
       microbatches: in how many parts the batch runs; the result does not depend on it (but for batch-norm).
       average: decay of the running average of the weights; 0 keeps none.
+      steps: length of the schedule, for methods that ask (`Context.steps`).
     """
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def step(
         state: State, frozen: Params, batch: Batch, plan: Hashable = None, given: dict[str, Array] | None = None
     ) -> tuple[State, dict[str, Array]]:
         key = jax.random.key(seed)
-        context = lambda rows: Context(key, state["step"], rows, plan=plan, given=given)
+        context = lambda rows: Context(key, state["step"], rows, plan=plan, steps=steps, given=given)
 
         def loss(params, stats, part, rows):
             ctx = context(rows)
@@ -51,7 +54,7 @@ def make_step(
             return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
 
         grads, stats, metrics = accumulate(loss, state["params"], state["stats"], batch, microbatches)
-        direction, opt = optimizer.update(grads, state["opt"], state["params"])
+        direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"])
         lr = rate(state["step"])
         params = jax.tree.map(lambda p, d: p - lr * d, state["params"], direction)
         ema = {"teacher": method.evolve(state["ema"]["teacher"], params, stats, context(None).fork("evolve"))}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 
+from mae_jax.config import Optim
 from mae_jax.train.build import Run, part_sizes
 from mae_jax.train.hardware import peak_flops
 from mae_jax.train.schedules import scaled
@@ -24,22 +25,31 @@ def summary(run: Run, workdir: Path, data: str, start: int) -> str:
         ("batch", f"{train.batch} global = {train.microbatches} microbatch(es) x {run.mesh.size} device(s) x "
          f"{train.batch / train.microbatches / run.mesh.size:g}"),
         ("steps", f"{train.steps}, {optim.warmup} of them warm-up" + (f"; resuming after {start}" if start else "")),
-        ("learning rate", f"{scaled(optim.learning_rate, train.batch):.4g} at the peak = {optim.learning_rate:g} x "
-         f"{train.batch} / 256, then a cosine to {optim.end_rate:g}"),
-        ("optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}, "
+        ("learning rate", _rate(optim, train.batch)),
+        ("optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}"
+         + (", " if optim.weight_decay_end is None else f" to {optim.weight_decay_end:g} along a cosine, ")
          + (f"gradient clipped to {optim.clip:g}" if optim.clip else "no clipping")),
         ("precision", f"{train.precision} compute, float32 weights"),
     ]  # fmt: skip
     cost = method.cost()
     if cost is not None:
-        tokens = f"{train.batch} images, {train.batch * cost.tokens:,} tokens ({train.batch * cost.visible:,} visible)"
+        tokens = f"{train.batch} samples, {train.batch * cost.tokens:,} tokens ({train.batch * cost.visible:,} visible)"
         lines.append(("each step", tokens))
         peak = peak_flops(run.mesh.devices.flat[0].device_kind)
         known = f", {peak / 1e12:g} peak TFLOP/s per device" if peak else ""
-        lines.append(("cost", f"{3 * cost.forward / 1e9:.3g} GFLOP per image (3 x forward, closed formula){known}"))
+        lines.append(("cost", f"{3 * cost.forward / 1e9:.3g} GFLOP per sample (3 x forward, closed formula){known}"))
     lines.append(("written to", f"{workdir}/  metrics.jsonl, checkpoints/, pictures/, config.json"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:>{width}}  {text}" for name, text in lines)
+
+
+def _rate(optim: Optim, batch: int) -> str:
+    """The peak rate, where it comes from, and what follows."""
+    how = {"linear": f" x {batch} / 256", "sqrt": f" x sqrt({batch}) / 4", "none": ""}[optim.scaling]
+    peak = scaled(optim.learning_rate, batch, optim.scaling)
+    end = max(optim.end_rate, optim.end_share * peak)
+    then = "constant from there" if optim.schedule == "constant" else f"then a cosine to {end:g}"
+    return f"{peak:.4g} at the peak = {optim.learning_rate:g}{how}, {then}"
 
 
 def _model(method) -> str:

@@ -16,10 +16,17 @@ from mae_jax.data import pipeline
 from mae_jax.data.pipeline import eval_batches, train_batches
 from mae_jax.data.sources import Arrays, make_source
 from mae_jax.data.transforms import HostAugment
+from mae_jax.data.views import Raw, View, Views
 
 KEYS = {"image", "label", "index", "replaced"}
-PLAIN = HostAugment((4, 4), 1, crop_scale=None, flip=False)
-CROPS = HostAugment((6, 5), 3)
+
+
+def images(*args, **kwargs):
+    return Views({"image": View(HostAugment(*args, **kwargs))})
+
+
+PLAIN = images((4, 4), 1, crop_scale=None, flip=False)
+CROPS = images((6, 5), 3)
 
 
 def numbered(n):
@@ -106,7 +113,7 @@ def test_workers_do_not_change_a_bit(workers):
 
 def test_batches_from_workers_stay_as_they_are_when_later_ones_come():
     """Large arrays come through shared memory, which must not be given back while somebody holds the batch."""
-    augment = HostAugment((64, 64), 3)
+    augment = images((64, 64), 3)
     held = take(6, photos(), augment, batch=16, seed=0, workers=1, prefetch=1)
     assert held[0]["image"].nbytes > 100_000
     assert_same(held, take(6, photos(), augment, batch=16, seed=0))
@@ -245,9 +252,11 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
         "from mae_jax.data.pipeline import train_batches\n"
         "from mae_jax.data.sources import make_source\n"
         "from mae_jax.data.transforms import HostAugment\n"
+        "from mae_jax.data.views import View, Views\n"
         "if __name__ == '__main__':\n"
         "    source = make_source('synthetic', 'train', {'size': 8})\n"
-        "    batches = train_batches(source, HostAugment((8, 8), 3), batch=4, seed=0, workers=2)\n"
+        "    views = Views({'image': View(HostAugment((8, 8), 3))})\n"
+        "    batches = train_batches(source, views, batch=4, seed=0, workers=2)\n"
         "    for _ in range(4): next(batches)\n"
         "    print(*[p.pid for p in multiprocessing.active_children()], flush=True)\n"
         "    time.sleep(600)\n"
@@ -270,3 +279,35 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
     finally:
         parent.kill()
         parent.wait()
+
+
+def test_views_draw_each_for_itself_or_together():
+    """Two crops of one record: another stream is another crop, the same stream the same crop at another size."""
+    views = Views({
+        "image": View(HostAugment((16, 16), 3), 0),
+        "image_2": View(HostAugment((16, 16), 3), 1),
+        "image_3": View(HostAugment((32, 32), 3), 0),
+    })  # fmt: skip
+    (batch,) = take(1, photos(), views, batch=6, seed=1)
+    assert_same(
+        [{"image": batch["image"]}], [{"image": take(1, photos(), images((16, 16), 3), batch=6, seed=1)[0]["image"]}]
+    )
+    small = batch["image_3"].reshape(6, 16, 2, 16, 2, 3).mean((2, 4))
+    near, far = (np.abs(x - small).mean() for x in (batch["image"].astype(float), batch["image_2"].astype(float)))
+    assert near < 0.2 * far
+
+
+class Volumes(Arrays):
+    def __getitem__(self, i):
+        return {"volume": self.images[i], "label": int(self.labels[i])}
+
+
+def test_other_leaves_come_as_they_are_and_wrong_ones_are_named():
+    source = Volumes(np.arange(10 * 8, dtype=np.float64).reshape(10, 2, 2, 2), np.arange(10), "v")
+    (batch,) = take(1, source, Views({"volume": Raw((2, 2, 2), "float32")}), batch=4, seed=0)
+    assert batch["volume"].dtype == np.float32
+    np.testing.assert_array_equal(batch["volume"][:, 0, 0, 0], 8 * batch["index"])
+    with pytest.raises(UserError, match=r"'volume' of shape \(2, 2, 2\), the method reads \(4, 4, 4\)"):
+        take(1, source, Views({"volume": Raw((4, 4, 4), "float32")}), batch=4, seed=0)
+    with pytest.raises(UserError, match="reads 'image', but the data's records hold 'volume', 'label'"):
+        take(1, source, PLAIN, batch=4, seed=0)

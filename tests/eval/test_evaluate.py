@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from mae_jax.config import Augment
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_sharding, make_mesh, replicated
 from mae_jax.core.types import Features
-from mae_jax.eval.run import Evaluator, normaliser
+from mae_jax.eval.run import Evaluator
 from mae_jax.methods.base import Leaf, Method
+from mae_jax.train.inputs import on_device
 
 MEAN, STD = (0.305,), (0.376,)
+
+
+def prepare(batch):
+    return on_device(Rows().batch_spec, Augment(mean=MEAN, std=STD), batch, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ def weights(scale=1.0):
 
 
 def test_sets_and_pixels_are_probed_on_the_same_samples():
-    evaluator = Evaluator(Rows(), normaliser(MEAN, STD), protocols=("knn", "five_shot"))
+    evaluator = Evaluator(Rows(), prepare, protocols=("knn", "five_shot"))
     sets = {"pretrained": weights(), "random": weights(-3.0)}
     found = evaluator(sets, digits(0, 1000), digits(1000, 1300))
     assert list(found) == ["pretrained", "random", "raw"]
@@ -62,7 +68,7 @@ def test_sets_and_pixels_are_probed_on_the_same_samples():
 
 
 def test_pixels_are_normalised():
-    evaluator = Evaluator(Rows(), normaliser(MEAN, STD))
+    evaluator = Evaluator(Rows(), prepare)
     raw = evaluator.features({}, digits(0, 100))["raw"]
     expected = (np.round(load_digits().data[:100] * 255 / 16) / 255 - MEAN[0]) / STD[0]
     np.testing.assert_allclose(raw.features, expected, atol=1e-5)
@@ -71,9 +77,9 @@ def test_pixels_are_normalised():
 def test_one_device_equals_eight():
     mesh = make_mesh(data=4, fsdp=2)
     params, rest = weights()
-    one = Evaluator(Rows(), normaliser(MEAN, STD)).features({"x": (params, rest)}, digits(0, 150))
+    one = Evaluator(Rows(), prepare).features({"x": (params, rest)}, digits(0, 150))
     placed = jax.device_put(params, replicated(mesh))
-    eight = Evaluator(Rows(), normaliser(MEAN, STD), sharding=batch_sharding(mesh)).features(
+    eight = Evaluator(Rows(), prepare, place=lambda name, x: jax.device_put(x, batch_sharding(mesh))).features(
         {"x": (placed, rest)}, digits(0, 150)
     )
     np.testing.assert_allclose(one["x"].features, eight["x"].features, atol=1e-6)
@@ -82,14 +88,13 @@ def test_one_device_equals_eight():
 
 
 def test_compiles_once_for_all_sets_and_calls():
-    evaluator = Evaluator(Rows(), normaliser(MEAN, STD), raw=False)
+    evaluator = Evaluator(Rows(), prepare, raw=False)
     for scale in (1.0, 2.0):
         evaluator.features({"a": weights(scale), "b": weights(scale + 5)}, digits(0, 100))
     assert evaluator._encode._cache_size() == 1
 
 
 def test_what_can_be_wrong_is_said_before_the_data_are_read():
-    prepare = normaliser(MEAN, STD)
     with pytest.raises(UserError, match="'knn'"):
         Evaluator(Rows(), prepare, protocols=("knnn",))
     with pytest.raises(UserError, match="eval.pool='first'"):
@@ -100,7 +105,7 @@ def test_what_can_be_wrong_is_said_before_the_data_are_read():
 
 
 def test_check_traces_shapes_only():
-    evaluator = Evaluator(Rows(), normaliser(MEAN, STD), how="class")
+    evaluator = Evaluator(Rows(), prepare, how="class")
     shapes = {
         "image": jax.ShapeDtypeStruct((4, 8, 8, 1), np.uint8), "label": jax.ShapeDtypeStruct((4,), np.int32)
     }  # fmt: skip

@@ -61,12 +61,12 @@ def batches(n=22, size=8, label=True):
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_extract_keeps_order_and_leaves_padding_out(sharded):
-    sharding = batch_sharding(make_mesh()) if sharded else None
+    place = (lambda name, x: jax.device_put(x, batch_sharding(make_mesh()))) if sharded else None
     encoders = {
         "double": jax.jit(lambda batch: 2 * batch["image"]),
         "half": jax.jit(lambda batch: 0.5 * batch["image"].astype(jnp.bfloat16)),
     }
-    found = extract(encoders, batches(), sharding=sharding)
+    found = extract(encoders, batches(), place=place)
     expected = np.arange(66, dtype=np.float32).reshape(22, 3)
     np.testing.assert_array_equal(found["double"].features, 2 * expected)
     np.testing.assert_array_equal(found["half"].features, expected / 2)
@@ -89,3 +89,13 @@ def test_no_labels_no_samples_no_finite_features():
         extract(identity, [])
     with pytest.raises(UserError, match="1 of 22 feature vectors of 'online'"):
         extract({"online": lambda batch: np.where(batch["image"] == 30, np.nan, batch["image"])}, batches())
+
+
+def test_with_a_label_per_token_every_labelled_token_is_a_sample():
+    tokens = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    batch = {"nodes": tokens, "label": np.array([[0, -1, 2], [1, 1, -1]]), "valid": np.array([True, True])}
+    found = extract({"x": lambda b: b["nodes"]}, [batch])["x"]
+    np.testing.assert_array_equal(found.features, tokens.reshape(6, 4)[[0, 2, 3, 4]])
+    np.testing.assert_array_equal(found.labels, [0, 2, 1, 1])
+    with pytest.raises(UserError, match="eval.pool='tokens'"):
+        extract({"x": lambda b: b["nodes"].mean(1)}, [batch])

@@ -84,8 +84,8 @@ def test_layer_scales_of_a_classifier():
 
 
 def test_unknown_optimizer():
-    with pytest.raises(UserError, match="unknown optim.name 'adam'. Did you mean 'adamw'"):
-        o.make_optimizer(Optim(name="adam"), PARAMS)
+    with pytest.raises(UserError, match="unknown optim.name 'adamm'. Did you mean 'adam'"):
+        o.make_optimizer(Optim(name="adamm"), PARAMS)
 
 
 def test_warmup_cosine_closed_form():

@@ -1,4 +1,4 @@
-"""What a source of images is: a frozen set of config keys (`Spec`) that opens into numbered records (`Source`)."""
+"""What a source of samples is: a frozen set of config keys (`Spec`) that opens into numbered records (`Source`)."""
 
 import zlib
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ class Source(ABC):
     A source is pickled into every worker process, so it holds names and offsets and opens files when asked.
 
     Attributes:
-        labels: int32 [n], -1 where unlabelled.
+        labels: int32 [n], -1 where unlabelled; [n, tokens] where every token (node) of a record has one.
         classes: the name of each label, or () when unlabelled.
     """
 
@@ -28,12 +28,15 @@ class Source(ABC):
         return len(self.labels)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """{"image": encoded bytes or an array [h, w, c], "label": int}; reading may raise OSError or BadImage."""
+        """The record's arrays by the names under which methods read them (`Method.batch_spec`), and "label".
+
+        Images: {"image": encoded bytes or an array [h, w, c]}. Reading may raise OSError or BadImage.
+        """
         return {"image": self.image(i), "label": int(self.labels[i])}
 
-    @abstractmethod
     def image(self, i: int) -> bytes | np.ndarray:
-        """Encoded bytes, or an array [h, w, c]."""
+        """Encoded bytes, or an array [h, w, c]. A source of something else overrides `__getitem__` instead."""
+        raise NotImplementedError(f"{type(self).__name__} holds no images")
 
     @abstractmethod
     def name(self, i: int) -> str:
