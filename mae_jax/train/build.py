@@ -173,10 +173,11 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         shapes,
         state_shardings(shapes, mesh),
     )
-    return Run(config, method, mesh, optimizer, rate, shapes, frozen_shardings(_frozen_shapes(method), mesh))
+    return Run(config, method, mesh, optimizer, rate, shapes, frozen_shardings(frozen_shapes(method), mesh))
 
 
-def _frozen_shapes(method: Method) -> dict[str, Params]:
+def frozen_shapes(method: Method) -> dict[str, Params]:
+    """The shapes of a method's frozen networks; no file is read."""
     if not method.frozen():
         return {}
     from mae_jax import teachers

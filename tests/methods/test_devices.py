@@ -1,0 +1,68 @@
+"""Every method's train step: the same on one device and on eight, in microbatches, and rematerialised."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny_methods import make
+
+from mae_jax import methods
+from mae_jax.core import tree
+from mae_jax.core.mesh import batch_sharding, make_mesh, replicated, use_mesh
+from mae_jax.nets.compute import Compute
+from mae_jax.train.step import make_step
+
+SAMPLES = 16
+
+
+@pytest.fixture(params=methods.names())
+def name(request):
+    return request.param
+
+
+@functools.cache
+def one_step(name, devices=1, microbatches=1, remat="none"):
+    """(metrics, state) after one step of gradient descent, on the host."""
+    method, params, rest, batch = make(name, SAMPLES)
+    method = dataclasses.replace(method, compute=Compute(remat=remat))
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    optimizer = optax.identity()
+    state = {
+        "step": np.int32(3), "params": params, "stats": rest["stats"], "ema": {"teacher": rest["ema"]},
+        "opt": optimizer.init(params), "guard": {"skipped": np.int32(0)},
+    }  # fmt: skip
+    step = make_step(
+        method, optimizer, lambda step: 0.1, lambda batch, ctx: batch, seed=1, microbatches=microbatches, steps=10
+    )
+    lies = {k: batch_sharding(mesh) if leaf.batched else replicated(mesh) for k, leaf in method.batch_spec.items()}
+    jitted = jax.jit(step, in_shardings=(replicated(mesh), replicated(mesh), lies), static_argnums=3)
+    with use_mesh(mesh), jax.default_matmul_precision("highest"):
+        state, metrics = jitted(state, rest["frozen"], batch, method.plan(3))
+    return jax.device_get(metrics), tree.flatten(jax.device_get(state))
+
+
+def assert_same(found, expected, rtol=2e-5, atol=2e-6):
+    (metrics, state), (wanted, reference) = found, expected
+    assert metrics.keys() == wanted.keys() and state.keys() == reference.keys()
+    for key in wanted:
+        np.testing.assert_allclose(metrics[key], wanted[key], rtol=rtol, atol=atol, err_msg=key)
+    for path, leaf in reference.items():
+        np.testing.assert_allclose(state[path], leaf, rtol=rtol, atol=atol, err_msg=path)
+
+
+def test_eight_devices_are_one(name):
+    assert_same(one_step(name, devices=8), one_step(name))
+
+
+def test_microbatches_change_nothing(name):
+    method, *_ = make(name)
+    if method.couples or not all(leaf.batched for leaf in method.batch_spec.values()):
+        pytest.skip("its samples hang together, or there is only one")
+    assert_same(one_step(name, microbatches=2), one_step(name))
+
+
+def test_rematerialising_changes_nothing(name):
+    assert_same(one_step(name, remat="full"), one_step(name))
