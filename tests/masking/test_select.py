@@ -65,3 +65,24 @@ def test_nothing_hidden_is_the_identity():
     mask = m.nothing_hidden(2, 5)
     np.testing.assert_array_equal(mask.keep_ids, np.tile(np.arange(5), (2, 1)))
     assert mask.drop_ids.shape == (2, 0) and not mask.hidden.any()
+
+
+@pytest.mark.parametrize("order", ["score", "raster"])
+def test_a_second_view_of_one_draw_is_disjoint(order):
+    scores = jax.random.uniform(jax.random.key(0), (3, 16))
+    first, second = m.select(scores, 4, order), m.select(scores, 4, order, start=4)
+    ranks = np.asarray(m.invert(jnp.argsort(scores, axis=1)))
+    for mask, low in ((first, 0), (second, 4)):
+        np.testing.assert_array_equal(mask.hidden, ~((ranks >= low) & (ranks < low + 4)))
+    assert (np.asarray(first.hidden) | np.asarray(second.hidden)).all()
+    with pytest.raises(ValueError, match="passing over 13"):
+        m.select(scores, 4, start=13)
+
+
+def test_the_complement_shows_what_was_hidden():
+    mask = m.select(jax.random.uniform(jax.random.key(0), (3, 16)), 5)
+    other = m.complement(mask)
+    np.testing.assert_array_equal(other.hidden, ~mask.hidden)
+    np.testing.assert_array_equal(other.keep_ids, mask.drop_ids)
+    for found, wanted in zip(*map(jax.tree.leaves, (m.complement(other), mask)), strict=True):
+        np.testing.assert_array_equal(found, wanted)
