@@ -90,7 +90,11 @@ class Run:
             with use_mesh(self.mesh):
                 return jitted(state, frozen, {name: batch[name] for name in self.method.batch_spec}, plan)
 
-        run.lower = jitted.lower  # type: ignore[attr-defined]
+        def lower(*arguments: Any):
+            with use_mesh(self.mesh):
+                return jitted.lower(*arguments)
+
+        run.lower = lower  # type: ignore[attr-defined]
         return run
 
     @functools.cached_property

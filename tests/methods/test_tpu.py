@@ -1,0 +1,55 @@
+"""Every method's train step compiles ahead of time for a TPU slice, and masking costs no collective there.
+
+Needs no TPU, only its compiler: pip install libtpu (205 MB).
+"""
+
+import importlib.util
+import re
+
+import jax
+import numpy as np
+import pytest
+from tiny_methods import TINY, make_batch
+
+from mae_jax import methods
+from mae_jax.config import resolve
+from mae_jax.train.build import build
+
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU's compiler, is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def chips():
+    """The eight chips of a v5e:2x4, none of which is there."""
+    from jax.experimental import topologies
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    yield topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
+    patch.undo()
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_the_step_compiles_for_a_slice_and_only_reduces(name, chips):
+    batched = all(leaf.batched for leaf in methods.get(name)(**TINY[name]).batch_spec.values())
+    size = 16 if batched else 1
+    config = resolve({
+        "method": {"name": name} | TINY[name], "data": {"source": "digits"}, "train": {"batch": size, "steps": 10},
+        "eval": {"batch": size}, "augment": {"normalise": "batch"},
+    })  # fmt: skip
+    run = build(config, list(chips))
+    batch = {
+        k: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=run.sharding(k)) for k, x in make_batch(name, size).items()
+    }
+    text = run.step.lower(run.shapes, run.frozen_shapes, batch, run.method.plan(0)).compile().as_text()
+    found = {c: len(re.findall(rf" {c}(?:-start)?\(", text)) for c in COLLECTIVES}
+    reduces = found.pop("all-reduce")
+    assert (reduces > 0) == batched  # one large graph lies whole on every chip
+    if "contrast" in run.method.couples:
+        found.pop("all-gather")  # of the embeddings that are contrasted
+    assert not any(found.values()), found
