@@ -30,7 +30,8 @@ Written by `python benchmarks/results.py` from the records in docs/results; do n
 
 * **Parity**: what the authors' code computed for fixed weights and inputs against ours: comparisons passed, and the
   largest error relative to the array's largest entry (float32, CPU).
-* **Tiny experiment**: seeds 0, 1, 2 of a config that runs in about a minute on two CPU cores, and the bar it was held to.
+* **Tiny experiment**: seeds 0, 1, 2 of a config that takes a minute or two on two CPU cores, and the bar
+  it was held to.
 * **Published**: what the paper or its repository reports. We have not reproduced these: they need accelerators.
 
 | method | parity | tiny experiment | measured (seeds) | bar | published |

@@ -22,8 +22,7 @@ def summary(run: Run, workdir: Path, data: str, start: int) -> str:
         ("data", data),
         ("devices", f"{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es)"),
         ("mesh", ", ".join(f"{axis} {n}" for axis, n in run.mesh.shape.items())),
-        ("batch", f"{train.batch} global = {train.microbatches} microbatch(es) x {run.mesh.size} device(s) x "
-         f"{train.batch / train.microbatches / run.mesh.size:g}"),
+        ("batch", _batch(run)),
         ("steps", f"{train.steps}, {optim.warmup} of them warm-up" + (f"; resuming after {start}" if start else "")),
         ("learning rate", _rate(optim, train.batch)),
         ("optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}"
@@ -41,6 +40,15 @@ def summary(run: Run, workdir: Path, data: str, start: int) -> str:
     lines.append(("written to", f"{workdir}/  metrics.jsonl, checkpoints/, pictures/, config.json"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:>{width}}  {text}" for name, text in lines)
+
+
+def _batch(run: Run) -> str:
+    """How the batch is shared out."""
+    train, devices = run.config.train, run.mesh.size
+    if not all(leaf.batched for leaf in run.method.batch_spec.values()):
+        return f"{train.batch} sample, whole on every device"
+    each = train.batch / train.microbatches / devices
+    return f"{train.batch} global = {train.microbatches} microbatch(es) x {devices} device(s) x {each:g}"
 
 
 def _rate(optim: Optim, batch: int) -> str:
