@@ -113,7 +113,9 @@ class Run:
 
     @functools.cached_property
     def _loaded(self) -> dict[str, tuple[Params, str]]:
-        from mae_jax import teachers
+        if not self.method.frozen():
+            return {}
+        from mae_jax import teachers  # brings the readers of published weights along
 
         return {name: teachers.load(spec) for name, spec in self.method.frozen().items()}
 
