@@ -14,6 +14,7 @@ from mae_jax.config import Optim
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.types import Params
+from mae_jax.train.lamb import lamb
 from mae_jax.train.schedules import Schedule, weight_decay
 
 # (regular expression over paths, multiplier of optim.weight_decay); first match wins.
@@ -130,6 +131,7 @@ OPTIMIZERS: dict[str, Callable[[Optim, Mapping[str, float], Schedule], optax.Gra
     "adam": lambda c, multipliers, decay: optax.chain(
         add_decay(decay, multipliers), optax.scale_by_adam(c.b1, c.b2, c.eps)
     ),
+    "lamb": lambda c, multipliers, decay: lamb(c.b1, c.b2, c.eps, decay, multipliers),
     "lars": lambda c, multipliers, decay: lars(c.momentum, c.trust, c.weight_decay),
     "sgd": lambda c, multipliers, decay: optax.chain(add_decay(decay, multipliers), optax.trace(c.momentum)),
 }
