@@ -233,11 +233,12 @@ def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State
     if restored is None:
         return None
     was = {k: v for k, v in restored.data.items() if k != "position"}
-    if was != json.loads(json.dumps(data)):
+    now = json.loads(json.dumps(data))
+    if was != now:
+        what = "frozen networks" if was | {"frozen": now.get("frozen")} == now else "data"
         raise UserError(
-            f"the data (or the frozen networks) have changed since the checkpoint of step {restored.step}: it saw "
-            f"{was}, now it is {dict(data)}. Training would not go on where it stopped; restore them, or take another "
-            f"--workdir."
+            f"the {what} have changed since the checkpoint of step {restored.step}: it saw {was}, now it is {now}. "
+            f"Training would not go on where it stopped; restore them, or take another --workdir."
         )
     return restored.state
 

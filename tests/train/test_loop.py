@@ -317,7 +317,7 @@ def test_reconstruct_image_files(finished, tmp_path, capsys):
     out = tmp_path / "out.png"
     command = ["reconstruct", "--workdir", str(finished), "--output", str(out)]
     assert main([*command, *map(str, files.values())]) == 0
-    assert "3 image(s) at step 12" in capsys.readouterr().out and picture(out).shape[0] > 3 * 128
+    assert "3 sample(s) at step 12" in capsys.readouterr().out and picture(out).shape[0] > 3 * 128
 
 
 def test_reconstruct_draws_depths_of_8_and_16_bits_alike(finished, tmp_path):
