@@ -120,7 +120,7 @@ OVERRIDES = [
     ("augment.mean=(0.5,0.5)", "augment.mean has 2 number(s)"),
     ("augment.std=(0,)", "augment.std"),
     ("eval.protocols=knn", "'eval.protocols' is 'knn' (str); expected tuple[str, ...]"),
-    (X),
+    ("optim.name=adamm", "Did you mean 'adam'?"),
     ("optim.warmup=13", "longer than train.steps"),
     ("method.name=maee", "Did you mean 'mae'?"),
     ("data.source=digit", "Did you mean 'digits'?"),
