@@ -101,10 +101,10 @@ class Eval:
     """Probing the encoder, while it trains and at the end."""
 
     every: int = 0  # steps between online probes; 0: none
-    online: tuple[str, ...] = ("knn",)  # protocols of the online probe: linear, knn, five_shot
+    online: tuple[str, ...] = ("knn",)  # protocols of the online probe: linear, knn, five_shot, svm
     protocols: tuple[str, ...] = ()  # protocols of the table at the end; (): no table
     raw: bool = True  # whether the table has a column for raw pixels
-    pool: Literal["mean", "class", "raw_mean"] = "mean"
+    pool: Literal["mean", "class", "raw_mean", "sum", "max", "tokens"] = "mean"  # "tokens": each has a label (nodes)
     batch: int = 256
     limit: int | None = None  # samples per split
 
