@@ -9,18 +9,30 @@ from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.base import Arrays, Source, Spec
 from mae_jax.data.sources.digits import Digits
 from mae_jax.data.sources.folder import Folder
+from mae_jax.data.sources.graphs import GraphsNpz
+from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
+from mae_jax.data.sources.graphs_read import TU, Planetoid
 from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.photos import Photos
+from mae_jax.data.sources.sensors import Sensors
 from mae_jax.data.sources.synthetic import Synthetic
+from mae_jax.data.sources.volumes import Volumes
 
 __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source"]
 
 SOURCES: dict[str, type] = {
     "digits": Digits,
     "folder": Folder,
+    "graphs_npz": GraphsNpz,
+    "networkx": Networkx,
     "npz": Npz,
     "photos": Photos,
+    "planetoid": Planetoid,
+    "sbm": StochasticBlocks,
+    "sensors": Sensors,
     "synthetic": Synthetic,
+    "tu": TU,
+    "volumes": Volumes,
 }
 
 

@@ -113,7 +113,7 @@ def open_array(path: Path, key: str) -> np.ndarray:
     if path.suffix == ".npy":
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     else:
-        array = _member(path, key)
+        array = member(path, key)
     if array.ndim not in (3, 4) or array.dtype.name not in DTYPES or not len(array):
         raise UserError(
             f"'{key}' in {path} has shape {array.shape} and dtype {array.dtype}: images [n, h, w] or [n, h, w, c] of "
@@ -122,7 +122,7 @@ def open_array(path: Path, key: str) -> np.ndarray:
     return array
 
 
-def _member(path: Path, key: str) -> np.ndarray:
+def member(path: Path, key: str) -> np.ndarray:
     """One array of an .npz. np.load maps no member, but one that is stored uncompressed is plain bytes at an offset."""
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{key}.npy")
