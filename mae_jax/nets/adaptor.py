@@ -1,0 +1,35 @@
+"""The small heads that map a student's features into a teacher's space."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mae_jax.nets.layers import LayerNorm, dense
+
+
+class Adaptor(nn.Module):
+    """From a student's features to a teacher's (MaskAlign).
+
+    Attributes:
+      out: the teacher's width.
+      kind: "linear"; "norm_linear": a layer norm first; "mlp": linear, GELU, linear; "mlp2": linear, layer norm,
+        linear. The hidden width is the student's.
+    """
+
+    out: int
+    kind: str = "linear"
+    norm_eps: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n out"]:
+        if self.kind in ("mlp", "mlp2"):
+            x = dense(x.shape[-1], "fc", self.dtype)(x)
+        if self.kind == "mlp":
+            x = jax.nn.gelu(x, approximate=False)
+        if self.kind in ("norm_linear", "mlp2"):
+            x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
+        return dense(self.out, "proj", self.dtype)(x)
