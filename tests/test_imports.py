@@ -15,7 +15,7 @@ MAY_IMPORT = {
     **{room: FOUNDATION | {room} | ({"core"}) for room in MIDDLE},
     "nets": FOUNDATION | MIDDLE | {"nets"},
     "methods": FOUNDATION | MIDDLE | {"nets", "methods"},
-    "teachers": {"core", "nets", "interop", "teachers", "methods.base"},
+    "teachers": {"core", "nets", "interop", "teachers", "methods.base", "train.checkpoint"},
     "data": {"data", "core.errors"},
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
     "train": FOUNDATION | MIDDLE | {"nets", "eval", "data", "config", "train", "methods.base", "teachers"},

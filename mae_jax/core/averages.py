@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def follow(teacher: Any, student: Any, momentum: Float[Array, ""] | float) -> Any:
@@ -13,12 +13,16 @@ def follow(teacher: Any, student: Any, momentum: Float[Array, ""] | float) -> An
     return jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, teacher, student)
 
 
-def cosine_momentum(step: Float[Array, ""] | int, steps: int, start: float, end: float = 1.0) -> Float[Array, ""]:
+def cosine_momentum(
+    step: Int[Array, ""] | Float[Array, ""] | int, steps: int, start: float, end: float = 1.0
+) -> Float[Array, ""]:
     """From `start` at step 0 to `end` at `steps` along half a cosine (BYOL, Sec. 3.2; DINO)."""
     progress = jnp.clip(step / max(steps, 1), 0.0, 1.0)
     return end - (end - start) * 0.5 * (1 + jnp.cos(math.pi * progress))
 
 
-def linear_momentum(step: Float[Array, ""] | int, steps: int, start: float, end: float) -> Float[Array, ""]:
+def linear_momentum(
+    step: Int[Array, ""] | Float[Array, ""] | int, steps: int, start: float, end: float
+) -> Float[Array, ""]:
     """From `start` at step 0 to `end` at `steps` along a line, `end` from there on (data2vec)."""
     return start + (end - start) * jnp.clip(step / max(steps, 1), 0.0, 1.0)

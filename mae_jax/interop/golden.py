@@ -46,6 +46,13 @@ class Golden:
     def config(self) -> dict[str, Any]:
         return self.meta.get("config", {})
 
+    def input(self, name: str) -> np.ndarray:
+        """The input `name`; UserError where the file lacks it."""
+        if name not in self.inputs:
+            has = ", ".join(sorted(self.inputs))
+            raise UserError(f"The file of '{self.name}' lacks the input 'in/{name}'; it has {has or 'none'}.")
+        return self.inputs[name]
+
 
 def rule_weight(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
     """Return the float32 tensor that the state-dict entry `name` holds under the weight rule.

@@ -22,7 +22,7 @@ import numpy as np
 from mae_jax import interop
 from mae_jax.core.errors import UserError
 from mae_jax.interop.golden import Golden, read
-from mae_jax.interop.names import Rules, import_weights
+from mae_jax.interop.names import Rules, export_weights, import_weights
 
 TOLERANCE = 1e-4
 FLOOR = 1e-6  # of a reference array's size, below which errors are not scaled up further
@@ -36,12 +36,14 @@ class Prepared:
       run: params -> {output name: array}, every output of the file, in the authors' layout.
       rules, template: the name map and the shapes of our parameters; empty for code without weights.
       references: further reference arrays that the file holds in its meta (an lr-scale map, say).
+      notes: {output: what a reader of its comparison must know}.
     """
 
     run: Callable[[dict[str, Any]], Mapping[str, Any]]
     rules: Rules = ()
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     references: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +73,15 @@ class Line:
         return f"  {self.output:<{width}} {numbers}  {verdict}{'  ' + self.note if self.note else ''}"
 
 
+def gradient_norms(rules: Rules, gradient: Mapping[str, Any]) -> dict[str, Any]:
+    """{"grad_norm/" + their name: Frobenius norm} of every parameter that the rules name."""
+    exported = export_weights(rules, gradient)
+    return {f"grad_norm/{name}": np.linalg.norm(g.astype(np.float64).ravel()) for name, g in exported.items()}
+
+
 def systems() -> list[str]:
     """The systems whose golden files can be compared: one module of this package each."""
-    machinery = {"blocks", "golden", "names", "options", "parity"}
+    machinery = {"blocks", "files", "golden", "names", "options", "parity"}
     return sorted(m.name for m in pkgutil.iter_modules(interop.__path__) if m.name not in machinery)
 
 
@@ -99,7 +107,8 @@ def compare(golden: Golden, file: str = "", tolerance: float = TOLERANCE) -> lis
         params, _ = import_weights(prepared.rules, golden.weights, prepared.template)
         ours = prepared.run(params)
     references = {**golden.outputs, **prepared.references}
-    return [_line(file, name, reference, ours.get(name), tolerance) for name, reference in references.items()]
+    lines = [_line(file, name, reference, ours.get(name), tolerance) for name, reference in references.items()]
+    return [dataclasses.replace(line, note=line.note or prepared.notes.get(line.output, "")) for line in lines]
 
 
 def run(files: Iterable[str | Path], *, as_json: bool = False, tolerance: float = TOLERANCE) -> int:

@@ -57,13 +57,20 @@ class Cost:
     """What one sample costs, by closed formula.
 
     Attributes:
-      forward: FLOPs of the loss, multiply-add = 2. A training step is three times that.
+      forward: FLOPs of what is differentiated, multiply-add = 2; backward costs twice that.
       tokens: patches per sample. visible: how many of them the encoder reads.
+      once: FLOPs of what has no backward pass: teachers, tokenizers, targets under a stop-gradient.
     """
 
     forward: float
     tokens: int
     visible: int
+    once: float = 0.0
+
+    @property
+    def step(self) -> float:
+        """FLOPs of a training step."""
+        return 3 * self.forward + self.once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

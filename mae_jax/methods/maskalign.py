@@ -211,12 +211,12 @@ class MaskAlign(Method):
             + self.depth * flops.block(tokens, d, self.mlp_ratio)
             + (0 if self.fusion == "simple" else flops.dense(tokens * d, self.depth, rows))
             + rows * (flops.dense(tokens, d, hidden) + flops.dense(tokens, d, c))
-            + flops.dense(n, layer_in, c)
-            + self.teacher_depth * flops.block(teacher_tokens, c, self.teacher_mlp_ratio)
         )
+        once = flops.dense(n, layer_in, c)
+        once += self.teacher_depth * flops.block(teacher_tokens, c, self.teacher_mlp_ratio)
         if self.masking == "attention":  # the last block's, once more
-            forward += flops.dense(teacher_tokens, c, 3 * c) + flops.dense(teacher_tokens, c, teacher_tokens)
-        return Cost(forward=forward, tokens=n, visible=k)
+            once += flops.dense(teacher_tokens, c, 3 * c) + flops.dense(teacher_tokens, c, teacher_tokens)
+        return Cost(forward=forward, tokens=n, visible=k, once=once)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
         encoder_key, *head_keys = jax.random.split(key, 1 + self.teacher_depth)

@@ -82,11 +82,12 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of `x` (queries) to other sequences: keys from `keys`, values from `values` (None: the keys').
 
-    Parameters: q, k, v, proj (kernel, and bias where there is one).
+    Parameters: q, k, v (or q and kv), proj (kernel, and bias where there is one).
 
     Attributes:
       heads, scale: as in `Attention`; the width is the queries'.
       qkv_bias: whether q, k and v have biases; "qv": q and v only.
+      fused_kv: keys and values by one matrix, whose Xavier bound is narrower than that of two (Hi-End-MAE).
     """
 
     heads: int
@@ -94,6 +95,7 @@ class CrossAttention(nn.Module):
     scale: float | None = None
     dtype: Any = jnp.float32
     kernel_init: Initializer = xavier
+    fused_kv: bool = False
 
     @nn.compact
     def __call__(
@@ -107,12 +109,16 @@ class CrossAttention(nn.Module):
         b, n, d = x.shape
         c = d // self.heads
 
-        def project(name: str, y: Float[Array, "b l e"]) -> Float[Array, "b h l c"]:
+        def project(name: str, y: Float[Array, "b l e"]) -> Float[Array, "b h l _"]:
             use_bias = self.qkv_bias is True or (self.qkv_bias == "qv" and name != "k")
-            y = dense(c * self.heads, name, self.dtype, use_bias=use_bias, kernel_init=self.kernel_init)(y)
-            return y.reshape(b, -1, self.heads, c).swapaxes(1, 2)
+            y = dense(len(name) * c * self.heads, name, self.dtype, use_bias=use_bias, kernel_init=self.kernel_init)(y)
+            return y.reshape(b, -1, len(name) * self.heads, c).swapaxes(1, 2)
 
-        q, k, v = project("q", x), project("k", keys), project("v", keys if values is None else values)
+        q = project("q", x)
+        if self.fused_kv:
+            k, v = jnp.split(project("kv", keys), 2, axis=1)
+        else:
+            k, v = project("k", keys), project("v", keys if values is None else values)
         scale = c**-0.5 if self.scale is None else self.scale
         out = attend(q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, c * self.heads)
         return dense(d, "proj", self.dtype, kernel_init=self.kernel_init)(out)

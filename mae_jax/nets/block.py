@@ -1,7 +1,7 @@
 """The pre-norm Transformer block and the stack of them: the one place that scans and rematerialises."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -126,7 +126,7 @@ class Stack(nn.Module):
         bias: Float[Array, "#b #h n n"] | None = None,
     ) -> tuple[Float[Array, "b n d"], tuple[Float[Array, "b n d"], ...]]:
         """Return (the last block's output, every block's output); what nobody reads of these costs nothing."""
-        depth, compute = self.shape.depth, self.shape.compute
+        depth = self.shape.depth
         if self.is_initializing():
             for i in range(depth):
                 x = Block(self.shape, name=str(i))(x, valid)
@@ -138,28 +138,39 @@ class Stack(nn.Module):
         def run(params, x, drop):
             return block.apply({"params": params}, x, valid, drop, bias)
 
-        if compute.remat != "none":
-            run = jax.checkpoint(run, policy=_POLICIES[compute.remat])
-        params = self.variables["params"]
-        layers = [_in_compute_dtype(params[str(i)], compute.dtype) for i in range(depth)]
-        drops = None if drop is None else drop.swapaxes(0, 1)
-        if compute.scan:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-
-            def one(x, layer):
-                x = run(layer[0], x, layer[1])
-                return x, x
-
-            x, every = jax.lax.scan(one, x, (stacked, drops))
-            return x, tuple(every[i] for i in range(depth))
-        hidden = []
-        for i, layer in enumerate(layers):
-            x = run(layer, x, None if drops is None else drops[i])
-            hidden.append(x)
-        return x, tuple(hidden)
+        layers = [self.variables["params"][str(i)] for i in range(depth)]
+        return run_layers(run, layers, x, None if drop is None else drop.swapaxes(0, 1), self.shape.compute)
 
 
-_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+def run_layers(
+    run: Callable[[Any, Array, Any], Array], layers: Sequence[Any], x: Array, extra: Array | None, compute: Compute
+) -> tuple[Array, tuple[Array, ...]]:
+    """`x` through `run(parameters, x, extra[i])` of every layer -> (the last output, every output).
+
+    Args:
+      layers: the parameters of each layer, of equal shapes.
+      extra: what else each layer gets, layers along the first axis.
+    """
+    if compute.remat != "none":
+        run = jax.checkpoint(run, policy=POLICIES[compute.remat])
+    layers = [_in_compute_dtype(layer, compute.dtype) for layer in layers]
+    if compute.scan:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+        def one(x, layer):
+            x = run(layer[0], x, layer[1])
+            return x, x
+
+        x, every = jax.lax.scan(one, x, (stacked, extra))
+        return x, tuple(every[i] for i in range(len(layers)))
+    hidden = []
+    for i, layer in enumerate(layers):
+        x = run(layer, x, None if extra is None else extra[i])
+        hidden.append(x)
+    return x, tuple(hidden)
+
+
+POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 def _in_compute_dtype(layer, dtype):
@@ -167,7 +178,7 @@ def _in_compute_dtype(layer, dtype):
     return jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, layer)
 
 
-def drop_path(noise: Float[Array, "b depth 2"], rate: float) -> Float[Array, "b depth 2"]:
+def drop_path(noise: Float[Array, "b depth k"], rate: float) -> Float[Array, "b depth k"]:
     """Multipliers of the residual branches from U[0, 1): rate 0 at the first block, `rate` at the last."""
     depth = noise.shape[1]
     keep = 1 - jnp.linspace(0.0, rate, depth)[None, :, None]

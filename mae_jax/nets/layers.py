@@ -14,7 +14,8 @@ Initializer = Callable[..., Array]
 
 xavier = nn.initializers.xavier_uniform()
 token_init = nn.initializers.normal(0.02)
-torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's own default: U(+-1/sqrt(fan_in))
+# torch's own default, U(+-1/sqrt(fan_in)); a linear layer that takes it draws its bias from the same (`dense`).
+torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class LayerNorm(nn.Module):
@@ -48,12 +49,14 @@ class BatchNorm(nn.Module):
       eps: inside the root.
       momentum: share of the new value in the running ones.
       affine: whether it has `scale` and `bias`.
+      scale_init: of `scale`; zeros, at the end of a residual branch, make it start as the identity.
     """
 
     eps: float = 1e-5
     momentum: float = 0.1
     affine: bool = True
     dtype: Any = jnp.float32
+    scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(
@@ -79,7 +82,7 @@ class BatchNorm(nn.Module):
             m, v = mean.value, var.value
         y = (x - m.reshape(wide)) * jax.lax.rsqrt(v.reshape(wide) + self.eps)
         if self.affine:
-            scale = self.param("scale", nn.initializers.ones, (d,)).reshape(wide)
+            scale = self.param("scale", self.scale_init, (d,)).reshape(wide)
             y = y * scale + self.param("bias", nn.initializers.zeros, (d,)).reshape(wide)
         return y.astype(self.dtype)
 
@@ -91,10 +94,30 @@ def dense(
     *,
     use_bias: bool = True,
     kernel_init: Initializer = xavier,
-    bias_init: Initializer = nn.initializers.zeros,
-) -> nn.Dense:
-    """A linear layer as the field initialises it: Xavier-uniform kernel (in, out), zero bias."""
+    bias_init: Initializer | None = None,
+) -> nn.Module:
+    """A linear layer as the field initialises it: Xavier-uniform kernel (in, out), zero bias.
+
+    With `torch_linear` the bias too is torch's, unless `bias_init` says otherwise.
+    """
+    if kernel_init is torch_linear and bias_init is None and use_bias:
+        return TorchDense(features, dtype=dtype, name=name)
+    bias_init = bias_init or nn.initializers.zeros
     return nn.Dense(features, use_bias=use_bias, dtype=dtype, name=name, kernel_init=kernel_init, bias_init=bias_init)
+
+
+class TorchDense(nn.Module):
+    """A linear layer with torch's default initialisation of kernel and bias, which needs to know the fan-in."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
+        d = x.shape[-1]
+        kernel = self.param("kernel", torch_linear, (d, self.features)).astype(self.dtype)
+        bias = self.param("bias", conv_bias(d), (self.features,)).astype(self.dtype)
+        return x.astype(self.dtype) @ kernel + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def conv_bias(fan_in: int) -> nn.initializers.Initializer:

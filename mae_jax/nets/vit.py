@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.types import Features, Mask
+from mae_jax.nets.attention import CrossAttention
 from mae_jax.nets.block import Stack, Transformer
-from mae_jax.nets.layers import Initializer, LayerNorm, conv_bias, dense, token_init, xavier
+from mae_jax.nets.layers import BatchNorm, Initializer, LayerNorm, conv_bias, dense, token_init, xavier
 from mae_jax.tokens import positions
 from mae_jax.tokens.gather import restore, take
 from mae_jax.tokens.grid import grid_shape, patchify
@@ -25,6 +26,7 @@ class Encoder(nn.Module):
       patch: patch size along each axis.
       positions: "sincos", fixed, made for whatever size comes in; "learned", a parameter of `grid`'s size; "none".
       grid: number of patches along each axis, needed for learned positions.
+      class_position: whether learned positions have a row for the class token.
       first: which axis has the first channels of a fixed table (tokens/positions.py).
       class_token: whether a class token goes in front.
       final_norm: whether the last norm exists (a mean-pooling classifier puts its own after pooling).
@@ -42,6 +44,7 @@ class Encoder(nn.Module):
     patch_init: Initializer = xavier
     patch_bias_init: Initializer | None = None
     class_init: Initializer = token_init
+    class_position: bool = True
 
     @nn.compact
     def __call__(
@@ -95,10 +98,11 @@ class Encoder(nn.Module):
             return none, jnp.zeros((math.prod(grid), self.shape.dim))
         if self.positions == "sincos":
             return none, jnp.asarray(positions.sincos(self.shape.dim, grid, first=self.first))
-        table = self.param("pos_embed", token_init, (1, math.prod(self.grid) + p, self.shape.dim))
+        rows = p if self.class_position else 0
+        table = self.param("pos_embed", token_init, (1, math.prod(self.grid) + rows, self.shape.dim))
         if grid != self.grid:
-            table = positions.interpolate(table[0], self.grid, grid, prefix=p)[None]
-        return table[:, :p], table[0, p:]
+            table = positions.interpolate(table[0], self.grid, grid, prefix=rows)[None]
+        return table[:, :p] if rows else none, table[0, rows:]
 
 
 class Decoder(nn.Module):
@@ -124,7 +128,7 @@ class Decoder(nn.Module):
         dtype = self.shape.compute.dtype
         p = 0 if prefix is None else prefix.shape[1]
         x = latent if prefix is None else jnp.concatenate([prefix, latent], axis=1)
-        x = dense(self.shape.dim, "embed", dtype)(x)
+        x = dense(self.shape.dim, "embed", dtype, kernel_init=self.shape.kernel_init)(x)
         fill = self.param("mask_token", token_init, (1, 1, self.shape.dim)).astype(dtype)
         pos = jnp.asarray(positions.sincos(self.shape.dim, grid))[None].astype(dtype)
         tokens = restore(x[:, p:], mask, fill) + pos
@@ -133,16 +137,34 @@ class Decoder(nn.Module):
             valid = jnp.concatenate([jnp.ones((x.shape[0], p), bool), valid], axis=1)
         x, _ = Stack(self.shape, name="blocks")(x, valid)
         x = LayerNorm(self.shape.norm_eps, dtype, name="norm")(x)
-        return dense(self.out, "pred", dtype)(x[:, p:]).astype(jnp.float32)
+        return dense(self.out, "pred", dtype, kernel_init=self.shape.kernel_init)(x[:, p:]).astype(jnp.float32)
+
+
+class AttentivePool(nn.Module):
+    """One learned query attends to all tokens; query, keys and values are each normed before (CAE, attentive probe)."""
+
+    shape: Transformer
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        s = self.shape
+        query = self.param("class_token", nn.initializers.zeros, (1, 1, s.dim))
+        query = jnp.broadcast_to(query, (tokens.shape[0], 1, s.dim))
+        q, k, v = (LayerNorm(s.norm_eps, name=f"norm_{n}")(x) for n, x in zip("qkv", (query, tokens, tokens)))
+        return CrossAttention(s.heads, s.qkv_bias, s.qk_scale, name="attn")(q, k, v)[:, 0]
 
 
 class Classifier(nn.Module):
-    """The fine-tuning and linear-probing network of facebookresearch/mae: a ViT with trainable positions.
+    """The network that is fine-tuned and probed: by default that of facebookresearch/mae, with trainable positions.
 
     Attributes:
-      pool: "mean" of the patch tokens before the last norm, then a norm of its own (`fc_norm`); or "class", the
-        class token after the last norm.
+      pool: what the head reads. "mean" of the patch tokens before the last norm, then a norm of its own (`fc_norm`);
+        "class", the class token after the last norm; "raw_class", before it; "attentive", a learned query's view of
+        all tokens after the last norm.
       head_std: of the truncated normal that initialises the head: 2e-5 to fine-tune, 0.01 to probe.
+      positions, first: of the encoder.
+      feature_norm: eps of a batch norm without scale and offset before the head, as probes have (MAE, Appendix A.1:
+        1e-6); None: there is none.
     """
 
     shape: Transformer
@@ -150,27 +172,33 @@ class Classifier(nn.Module):
     size: tuple[int, ...]
     patch: tuple[int, ...]
     class_token: bool = True
-    pool: str = "mean"
+    pool: Literal["mean", "class", "raw_class", "attentive"] = "mean"
     head_std: float = 2e-5
+    positions: Literal["sincos", "learned", "none"] = "learned"
+    first: Order = "column"
+    feature_norm: float | None = None
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, "b *size c"], drop: Float[Array, "b depth 2"] | None = None
+        self, image: Float[Array, "b *size c"], drop: Float[Array, "b depth 2"] | None = None, *, train: bool = False
     ) -> tuple[Float[Array, "b classes"], Float[Array, "b d"]]:
-        """Return (logits, the pooled features that the head reads)."""
-        if self.pool not in ("mean", "class"):
-            raise ValueError(f"pool must be 'mean' or 'class', not {self.pool!r}")
+        """Return (logits, the pooled features); with `train` a batch norm before the head takes the batch's moments."""
         features = Encoder(
-            self.shape, self.patch, self.class_token, positions="learned", grid=grid_shape(self.size, self.patch),
-            final_norm=self.pool == "class", name="encoder",
+            self.shape, self.patch, self.class_token, positions=self.positions, grid=grid_shape(self.size, self.patch),
+            final_norm=self.pool in ("class", "attentive"), first=self.first, name="encoder",
         )(image, drop=drop)  # fmt: skip
-        if self.pool == "class":
-            pooled = features.prefix[:, 0].astype(jnp.float32)
-        else:
+        if self.pool == "mean":
             pooled = LayerNorm(self.shape.norm_eps, name="fc_norm")(features.tokens.astype(jnp.float32).mean(axis=1))
+        elif self.pool == "attentive":
+            tokens = jnp.concatenate([features.prefix, features.normed], axis=1)
+            pooled = AttentivePool(self.shape, name="attend")(tokens).astype(jnp.float32)
+        else:
+            pooled = features.prefix[:, 0].astype(jnp.float32)
+        read = pooled
+        if self.feature_norm is not None:
+            read = BatchNorm(self.feature_norm, affine=False, name="feature_norm")(pooled, train=train)
         init = nn.initializers.truncated_normal(self.head_std)
-        logits = dense(self.classes, "head", jnp.float32, kernel_init=init)(pooled)
-        return logits, pooled
+        return dense(self.classes, "head", jnp.float32, kernel_init=init)(read), pooled
 
 
 def sizes(value: int | tuple[int, ...], axes: int = 2) -> tuple[int, ...]:

@@ -220,7 +220,7 @@ def _check_batch(config: Config, method: Method, mesh: Mesh) -> None:
 def sample_batch(method: Method, batch: int = 1) -> Batch:
     """A batch of zeros of the shapes that the method reads."""
     return {
-        name: jnp.zeros((batch, *leaf.shape) if leaf.batched else leaf.shape, leaf.dtype)
+        name: jnp.zeros((batch if leaf.batched else 1, *leaf.shape), leaf.dtype)
         for name, leaf in method.batch_spec.items()
     }
 

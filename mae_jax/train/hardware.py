@@ -22,7 +22,7 @@ def peak_flops(kind: str) -> float | None:
     return PEAK_TFLOPS[max(named, key=len)] * 1e12 if named else None
 
 
-def mfu(rate: float, forward_flops: float, kind: str, devices: int) -> float | None:
-    """Model FLOPs utilisation: samples/s x 3 x forward FLOPs / peak of all devices (a step is 3 forwards)."""
+def mfu(rate: float, step_flops: float, kind: str, devices: int) -> float | None:
+    """Model FLOPs utilisation: samples/s x FLOPs of a step per sample (`Cost.step`) / peak of all devices."""
     peak = peak_flops(kind)
-    return None if peak is None else rate * 3 * forward_flops / (peak * devices)
+    return None if peak is None else rate * step_flops / (peak * devices)

@@ -42,6 +42,12 @@ def check(method: Method, augment: Augment) -> None:
                     f"augment.{key} has {len(value)} number(s) but the method reads {leaf.shape[-1]} channel(s): give "
                     f"one per channel, as --config.augment.{key}='({', '.join(['0.5'] * leaf.shape[-1])},)'."
                 )
+            own = getattr(method, key, value)  # of a method that undoes the normalisation for its teacher
+            if len(own) == len(value) and tuple(own) != tuple(value):
+                raise UserError(
+                    f"method.{key}={own} is not augment.{key}={value}: the method takes its input back to pixels by its "
+                    f"own numbers, so the two must be equal."
+                )
 
 
 def views(spec: Mapping[str, Leaf], augment: Augment, train: bool) -> Views:

@@ -183,7 +183,7 @@ class Loop:
         if cost is None or steps_per_second is None:
             return None
         mesh, rate = self.built.mesh, steps_per_second * self.config.train.batch
-        return mfu(rate, cost.forward, mesh.devices.flat[0].device_kind, mesh.size)
+        return mfu(rate, cost.step, mesh.devices.flat[0].device_kind, mesh.size)
 
     def look(self, step: int, state: State) -> None:
         """Online probes and pictures, when they are due."""

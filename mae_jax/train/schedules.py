@@ -19,12 +19,12 @@ def warmup_cosine(
     The unit is the caller's: steps, or (fractional) epochs.
 
     Args:
-      last: 1 counts both ends in: `peak` is reached at step warmup - 1 and `end` at step total - 1 (SparK, lr_control).
+      last: 1 counts the end in: `end` is reached at step total - 1 (SparK, lr_control).
     """
 
     def rate(step):
         falling = cosine(peak, end, (step - warmup) / max(total - last - warmup, 1e-9))
-        rising = start + (peak - start) * step / max(warmup - last, 1e-9)
+        rising = start + (peak - start) * step / max(warmup, 1e-9)
         return jnp.where(step < warmup, rising, falling)
 
     return rate

@@ -31,7 +31,7 @@ def make_step(
     """Build `step(state, frozen, batch, plan) -> (state, metrics)`, pure and ready to jit.
 
     Args:
-      optimizer: gives a direction; the step subtracts rate(step) times it.
+      optimizer: gives a direction; the step subtracts rate(step) times it. Its `update` may take `step` and `rate`.
       rate: learning rate of a step.
       augment: what happens to a batch on the device, before the loss.
       microbatches: in how many parts the batch runs; the result does not depend on it (but for batch-norm).
@@ -54,8 +54,8 @@ def make_step(
             return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
 
         grads, stats, metrics = accumulate(loss, state["params"], state["stats"], batch, microbatches)
-        direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"])
         lr = rate(state["step"])
+        direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"], rate=lr)
         params = jax.tree.map(lambda p, d: p - lr * d, state["params"], direction)
         ema = {"teacher": method.evolve(state["ema"]["teacher"], params, stats, context(None).fork("evolve"))}
         if average:

@@ -36,7 +36,7 @@ def summary(run: Run, workdir: Path, data: str, start: int) -> str:
         lines.append(("each step", tokens))
         peak = peak_flops(run.mesh.devices.flat[0].device_kind)
         known = f", {peak / 1e12:g} peak TFLOP/s per device" if peak else ""
-        lines.append(("cost", f"{3 * cost.forward / 1e9:.3g} GFLOP per sample (3 x forward, closed formula){known}"))
+        lines.append(("cost", f"{cost.step / 1e9:.3g} GFLOP per sample and step (closed formula){known}"))
     lines.append(("written to", f"{workdir}/  metrics.jsonl, checkpoints/, pictures/, config.json"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:>{width}}  {text}" for name, text in lines)

@@ -44,7 +44,8 @@ def test_the_step_compiles_for_a_slice_and_only_reduces(name, chips):
     })  # fmt: skip
     run = build(config, list(chips))
     batch = {
-        k: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=run.sharding(k)) for k, x in make_batch(name, size).items()
+        k: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=run.sharding(k))
+        for k, x in make_batch(name, size).items()
     }
     text = run.step.lower(run.shapes, run.frozen_shapes, batch, run.method.plan(0)).compile().as_text()
     found = {c: len(re.findall(rf" {c}(?:-start)?\(", text)) for c in COLLECTIVES}

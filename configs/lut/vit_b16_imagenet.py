@@ -1,0 +1,19 @@
+r"""LUT, ViT-B/16, ImageNet-1k at 224 px: the authors' pretraining recipe, 1600 epochs (":400" for 400).
+
+Run:      mae_jax train --config configs/lut/vit_b16_imagenet.py \
+              --workdir runs/lut_vit_b16_imagenet --config.data.path=/data/imagenet --config.augment.extra="()"
+          The colour augmentations of the second view do not exist here yet. Without the last override the run is
+          refused; with it, it is not quite the published recipe.
+Hardware: the authors used 8 V100 and published no hours. 155 GFLOP per image and step, 2.6 times MAE's.
+          On fewer chips raise train.microbatches (batch norm then sees each part by itself, as theirs did with 4),
+          and --config.mesh.fsdp where memory is short.
+Expect:   fine-tuning 84.2 % (paper's table; MAE 83.7 there).
+"""
+
+from _lut_imagenet import recipe
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config; `arg` is the number of epochs."""
+    return recipe(arg, dim=768, depth=12, heads=12)

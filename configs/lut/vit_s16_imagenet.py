@@ -1,0 +1,19 @@
+r"""LUT, ViT-S/16, ImageNet-1k at 224 px: the authors' pretraining recipe, 1600 epochs (":400" for 400).
+
+Run:      mae_jax train --config configs/lut/vit_s16_imagenet.py \
+              --workdir runs/lut_vit_s16_imagenet --config.data.path=/data/imagenet --config.augment.extra="()"
+          The colour augmentations of the second view do not exist here yet. Without the last override the run is
+          refused; with it, it is not quite the published recipe.
+Hardware: the authors used 8 V100 and published no hours. 63.8 GFLOP per image and step, 1.6 times MAE's.
+          On fewer chips raise train.microbatches (batch norm then sees each part by itself, as theirs did with 4),
+          and --config.mesh.fsdp where memory is short.
+Expect:   fine-tuning 82.0 % (paper's table; MAE 81.4 there).
+"""
+
+from _lut_imagenet import recipe
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The config; `arg` is the number of epochs."""
+    return recipe(arg, dim=384, depth=12, heads=6)

@@ -1,0 +1,45 @@
+"""Heads behind an encoder: projectors and predictors."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mae_jax.nets.block import ACTIVATIONS
+from mae_jax.nets.layers import BatchNorm, LayerNorm, dense
+
+HeadNorm = Literal["bn", "ln", "none"]
+HeadActivation = Literal["relu", "gelu"]
+
+
+class Head(nn.Module):
+    """`depth` linear layers without bias; norm and activation between them, neither after the last (BYOL's, as in LUT).
+
+    Attributes:
+      hidden, out: width between the layers, and after the last one.
+      depth: number of linear layers; 0 is the identity.
+      norm: over the batch, over features (eps 1e-6), or none.
+    """
+
+    hidden: int
+    out: int
+    depth: int = 2
+    norm: HeadNorm = "bn"
+    activation: HeadActivation = "relu"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b e"]:
+        """Return [b, out]; `train`: batch norm by the batch's statistics, which also moves the running ones."""
+        for i in range(self.depth):
+            if i:
+                if self.norm == "bn":
+                    x = BatchNorm(dtype=self.dtype, name=f"norm{i - 1}")(x, train=train)
+                elif self.norm == "ln":
+                    x = LayerNorm(dtype=self.dtype, name=f"norm{i - 1}")(x)
+                x = jax.nn.relu(x) if self.activation == "relu" else ACTIVATIONS["gelu"](x)
+            width = self.hidden if i < self.depth - 1 else self.out
+            x = dense(width, f"fc{i}", self.dtype, use_bias=False)(x)
+        return x
