@@ -7,10 +7,11 @@ What is timed is the step that `mae_jax train` runs, and nothing else: no input 
 --steps steps, blocked at its end; compilation and warm-up come before and are told apart. With --peer hf the rounds
 of ours and of Hugging Face's ViTMAE (same size, batch, precision, AdamW) alternate in one process: A B A B.
 
-GFLOP per image is the closed formula (a step is three forward passes; a multiply-add counts 2); MFU is against the
-chip's peak in dense bfloat16, where it is known. Figures are comparable only within one run, because machines, their
-load and library versions differ: compare ratios of rounds that ran in turn. On a CPU not even those hold while other
-processes compute (PyTorch's OpenMP threads wait for each other, XLA's do not), so what others took is measured too.
+GFLOP per image is the closed formula of a step (three forward passes, what has no backward pass once; a multiply-add
+counts 2); MFU is against the chip's peak in dense bfloat16, where it is known. Figures are comparable only within one
+run, because machines, their load and library versions differ: compare ratios of rounds that ran in turn. On a CPU not
+even those hold while other processes compute (PyTorch's OpenMP threads wait for each other, XLA's do not), so what
+others took is measured too.
 """
 
 import argparse
@@ -116,14 +117,14 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def rates(rounds_s: Sequence[float], images: int, steps: int, forward: float | None, devices: list) -> dict[str, Any]:
-    """What the seconds of rounds of so many images and steps mean. `forward`: FLOPs per image, None if unknown."""
+def rates(rounds_s: Sequence[float], images: int, steps: int, flops: float | None, devices: list) -> dict[str, Any]:
+    """What the seconds of rounds of so many images and steps mean. `flops`: of a step per image, None if unknown."""
     from mae_jax.train.hardware import mfu
 
     per_s, ms = spread([images / s for s in rounds_s]), spread([s / steps * 1e3 for s in rounds_s])
-    flops = None if forward is None else per_s["median"] * 3 * forward / 1e9
-    used = None if forward is None else mfu(per_s["median"], forward, devices[0].device_kind, len(devices))
-    return {"images_per_s": per_s, "ms_per_step": ms, "gflop_per_s": flops, "mfu": used}
+    gflops = None if flops is None else per_s["median"] * flops / 1e9
+    used = None if flops is None else mfu(per_s["median"], flops, devices[0].device_kind, len(devices))
+    return {"images_per_s": per_s, "ms_per_step": ms, "gflop_per_s": gflops, "mfu": used}
 
 
 def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
@@ -140,18 +141,18 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     run = build(config, jax.devices()[:1] if args.peer else None)  # the peer runs on one device
     devices = list(run.mesh.devices.flat)
     images = synthetic(run.method, config.train.batch)
-    forward = None if (cost := run.method.cost()) is None else cost.forward
-    print(headline(config, devices, forward), flush=True)
+    flops = None if (cost := run.method.cost()) is None else cost.step
+    print(headline(config, devices, flops), flush=True)
     runners: list[Any] = [Ours(run, images)]
     if args.peer:
         runners += peer_hf.peers(run, images, args.peer_mode)
     results = measure(runners, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
     for result in results.values():
-        result |= rates(result["rounds_s"], args.steps * config.train.batch, args.steps, forward, devices)
+        result |= rates(result["rounds_s"], args.steps * config.train.batch, args.steps, flops, devices)
     ratios = peer_hf.ratios(results, Ours.name) if args.peer else {}
     return {
         "results": results, "ratios": ratios,
-        "gflop_per_image": None if forward is None else 3 * forward / 1e9,
+        "gflop_per_image": None if flops is None else flops / 1e9,
         "settings": {"rounds": args.rounds, "steps": args.steps, "warmup": args.warmup},
         "hardware": hardware(devices), "versions": versions(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SWITCHES)},
@@ -194,9 +195,9 @@ def commit() -> str | None:
         return None
 
 
-def headline(config: Config, devices: list, forward: float | None) -> str:
+def headline(config: Config, devices: list, flops: float | None) -> str:
     train, kind = config.train, devices[0].device_kind
-    cost = "no cost formula" if forward is None else f"{3 * forward / 1e9:.4g} GFLOP per image"
+    cost = "no cost formula" if flops is None else f"{flops / 1e9:.4g} GFLOP per image"
     parts = f" in {train.microbatches} microbatches" if train.microbatches > 1 else ""
     what = f"method {config.method['name']}, batch {train.batch}{parts}, {train.precision}"
     return f"{what}, {len(devices)} x {kind}, {cost}"

@@ -176,7 +176,7 @@ def classifier_net(config: Mapping[str, Any]) -> tuple[Classifier, int]:
         o["embed_dim"], o["depth"], o["num_heads"], float(o["mlp_ratio"]), "qv" if o["qkv_bias"] else False,
         norm_eps=float(o["norm_eps"]), layer_scale=float(o["init_values"]) or None,
     )  # fmt: skip
-    pool = "class"
+    pool: Any = "class"
     if o["use_mean_pooling"]:  # the last norm is then none, also for a linear probe, which reads the class token
         pool = "raw_class" if o["lin_probe"] else "mean"
     size, patch = _square(o["img_size"]), _square(o["patch_size"])

@@ -112,10 +112,12 @@ def method_of(config: Mapping[str, Any], nodes: int, edges: int) -> GraphMAE:
             f"PreModel with nhead_out={o['nhead_out']}: a GAT decoder of several heads gives as many times the input's "
             f"features, and its loss cannot be computed."
         )
+    norm: Any = NORMS[o["norm"]]
+    activation: Any = ACTIVATIONS[o["activation"]]
     method = GraphMAE(
         nodes=nodes, edges=edges, features=o["in_dim"], encoder=o["encoder_type"], decoder=o["decoder_type"],
-        dim=o["num_hidden"], depth=o["num_layers"], heads=o["nhead"], norm=NORMS[o["norm"]],
-        activation=ACTIVATIONS[o["activation"]], residual=bool(o["residual"]), concat_hidden=bool(o["concat_hidden"]),
+        dim=o["num_hidden"], depth=o["num_layers"], heads=o["nhead"], norm=norm,
+        activation=activation, residual=bool(o["residual"]), concat_hidden=bool(o["concat_hidden"]),
         drop=float(o["feat_drop"]), attention_drop=float(o["attn_drop"]), negative_slope=float(o["negative_slope"]),
         mask_ratio=float(o["mask_rate"]), replace_ratio=float(o["replace_rate"]),
         drop_edge=float(o["drop_edge_rate"]), error=o["loss_fn"], alpha=float(o["alpha_l"]),

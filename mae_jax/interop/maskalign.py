@@ -57,6 +57,8 @@ def method_of(config: Mapping[str, Any]) -> MaskAlign:
         "teacher_depth": REQUIRED, "teacher_dim": REQUIRED,
     }  # fmt: skip
     o = options(config, known, what="MaskedAutoencoderViT", inert=(*INERT, "teacher_model"))
+    size: Any
+    patch: Any
     size, patch = (sizes(x if isinstance(x, int) else tuple(x)) for x in (o["img_size"], o["patch_size"]))
     method = MaskAlign(
         image_size=size, patch=patch, channels=o["in_chans"], dim=o["embed_dim"], depth=o["depth"],

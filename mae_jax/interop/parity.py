@@ -37,6 +37,7 @@ class Prepared:
       rules, template: the name map and the shapes of our parameters; empty for code without weights.
       references: further reference arrays that the file holds in its meta (an lr-scale map, say).
       notes: {output: what a reader of its comparison must know}.
+      tolerances: {output: a larger tolerance than the caller's}, each with its reason in `notes`.
     """
 
     run: Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -44,6 +45,7 @@ class Prepared:
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     references: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,10 @@ def compare(golden: Golden, file: str = "", tolerance: float = TOLERANCE) -> lis
         params, _ = import_weights(prepared.rules, golden.weights, prepared.template)
         ours = prepared.run(params)
     references = {**golden.outputs, **prepared.references}
-    lines = [_line(file, name, reference, ours.get(name), tolerance) for name, reference in references.items()]
+    lines = [
+        _line(file, name, reference, ours.get(name), max(tolerance, prepared.tolerances.get(name, 0.0)))
+        for name, reference in references.items()
+    ]
     return [dataclasses.replace(line, note=line.note or prepared.notes.get(line.output, "")) for line in lines]
 
 

@@ -109,6 +109,10 @@ def _norm(theirs: str, ours: str) -> list[Rule | Unused]:
 
 # The pretraining model -----------------------------------------------------------------------------------------------
 
+# Gradients through batch norms of a batch's statistics, in torch's float32: up to 0.5 % from its own float64
+# (docs/methods/spark.md). Held to 1e-5 by files recorded in float64 (tests/golden/spark/resnet*_float64.npz).
+ROUNDED = 5e-3
+
 EXPANSION = {"bottleneck": 4, "basic": 1}  # channels of a ResNet stage's output over its inner ones
 
 
@@ -126,7 +130,7 @@ def pretraining_method(config: Mapping[str, Any]) -> SparK:
     only: dict[str, tuple[Any, ...]] = {"densify_norm": (norm,), "drop_path_rate": (0, 0.0)}
     o = options(config, known, what="SparK", only=only, inert=("sbn", "layer_scale_init_value"))
     if arch == "convnext":
-        encoder = dict(dims=tuple(o["dims"]), depths=tuple(o["depths"]))
+        encoder: dict[str, Any] = dict(dims=tuple(o["dims"]), depths=tuple(o["depths"]))
     elif o["block"] in EXPANSION:
         dims = tuple(EXPANSION[o["block"]] * c for c in o["channels"])
         encoder = dict(dims=dims, depths=tuple(o["layers"]), block=o["block"])
@@ -163,7 +167,8 @@ def prepare_pretraining(golden: Golden) -> Prepared:
         ((value, aux), gradient), ((train_value, train_aux), train_gradient) = both(weights)
         seen, n = aux.seen, len(method.dims)
         active = ~seen["hidden"].reshape(-1, 1, *method.grid)
-        statistics = export_weights(rules, {"stats": train_aux.stats}) | stale
+        before = export_weights(rules, {"stats": weights.get("stats", {})})
+        statistics = export_weights(rules, {"stats": train_aux.stats}) | {name: before[name] for name in stale}
         return {
             "loss": value,
             "rec_s4": _reconstruction(method, seen["pred"]),
@@ -177,17 +182,21 @@ def prepare_pretraining(golden: Golden) -> Prepared:
             **{f"after_train/{name}": value for name, value in statistics.items()},
         }
 
-    notes = {f"after_train/{name}": "recorded as it was before the forward: nothing to compare" for name in stale}
-    return Prepared(run, rules, {"params": params, "stats": stats}, notes=notes)
+    notes = {f"after_train/{name}": "recorded before the forward: compared with ours before it" for name in stale}
+    single = method.arch == "resnet" and "float64" not in golden.meta.get("notes", "")
+    rounded = [name for name in golden.outputs if single and name.startswith("grad_norm_train/")]
+    notes |= dict.fromkeys(rounded, f"tolerance {ROUNDED:g}: torch's float32 is that far from its own float64 here")
+    tolerances = dict.fromkeys(rounded, ROUNDED)
+    return Prepared(run, rules, {"params": params, "stats": stats}, notes=notes, tolerances=tolerances)
 
 
-def _stale(golden: Golden) -> dict[str, np.ndarray]:
+def _stale(golden: Golden) -> list[str]:
     """Statistics "after" a training forward that equal the loaded ones to the bit.
 
     The authors' code mixes a tenth of the batch's into them; these were read from memory that was loaded again.
     """
     after = {name.removeprefix("after_train/"): x for name, x in golden.outputs.items() if name.startswith("after_")}
-    return {name: x for name, x in after.items() if np.array_equal(x, golden.weights[name])}
+    return [name for name, x in after.items() if np.array_equal(x, golden.weights[name])]
 
 
 def _reconstruction(method: SparK, pred: jax.Array) -> jax.Array:
@@ -242,13 +251,13 @@ def prepare_optimizer(golden: Golden) -> Prepared:
 
     def run(weights: dict[str, Any]) -> dict[str, Any]:
         params = {name: jnp.asarray(w) for name, w in golden.weights.items()}
+        b1, b2 = map(float, o["betas"])
+        multipliers = {name: float(_decays(name, p)) for name, p in params.items()}
+        flags = {key: o[key] for key in ("bias_correction", "always_adapt")}
         optimizer = optax.chain(
             optax.clip_by_global_norm(float(o["max_grad_norm"])),
-            lamb(
-                *map(float, o["betas"]), float(o["eps"]), decay, {n: float(_decays(n, p)) for n, p in params.items()},
-                bias_correction=o["bias_correction"], always_adapt=o["always_adapt"],
-            ),
-        )  # fmt: skip
+            lamb(b1, b2, float(o["eps"]), decay, multipliers, **flags),
+        )
         state = optimizer.init(params)
         outputs = {"schedule": np.array([[rate(t), decay(t)] for t in range(steps)])}
         for t in range(steps):

@@ -167,20 +167,25 @@ class CAE(Method):
                 )
 
     def cost(self) -> Cost:
-        """The encoder runs twice; its run on hidden patches and the tokenizer are forward only."""
+        """The encoder's second run, on the hidden patches, and the tokenizer have no backward pass."""
         n, h, d, e = math.prod(self.grid), self.masked, self.decoder_dim, self.dim
         k, patch = n - h, math.prod(sizes(self.patch)) * self.channels
         mlp = 4 * self.mlp_ratio * h * d * d
         forward = (
-            flops.dense(n, patch, e)
-            + self.depth * (flops.block(k + 1, e, self.mlp_ratio) + flops.block(h + 1, e, self.mlp_ratio))
-            + (flops.dense(n, e, d) if self.projection else 0)
+            flops.dense(k, patch, e)
+            + self.depth * flops.block(k + 1, e, self.mlp_ratio)
+            + (flops.dense(k, e, d) if self.projection else 0)
             + self.regressor_depth * (flops.cross_attention(h, n, d) + mlp)
             + self.decoder_depth * flops.block(h, d, self.mlp_ratio)
             + flops.dense(h, d, self.vocab)
+        )
+        once = (
+            flops.dense(h, patch, e)
+            + self.depth * flops.block(h + 1, e, self.mlp_ratio)
+            + (flops.dense(h, e, d) if self.projection else 0)
             + self.codebook.flops(math.prod(self.batch_spec["image_2"].shape[:2]))
         )
-        return Cost(forward=forward, tokens=n, visible=k)
+        return Cost(forward=forward, tokens=n, visible=k, once=once)
 
     def frozen(self) -> Mapping[str, FrozenSpec]:
         return {"tokenizer": FrozenSpec(self.tokenizer, self.tokenizer_file, network=self.codebook)}

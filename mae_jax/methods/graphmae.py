@@ -146,7 +146,7 @@ class GraphMAE(Method):
         wide = d * self.depth if self.concat_hidden else d
         forward = sum(_layer_cost(self.shape, n, d, f if i == 0 else d, d) for i in range(self.depth))
         forward += flops.dense(n, wide, d)
-        if self.decoder in ("mlp", "linear"):
+        if self.decoder == "mlp" or self.decoder == "linear":
             forward += flops.dense(n, d, f) + (flops.dense(n, d, d) if self.decoder == "mlp" else 0)
         else:
             shape = dataclasses.replace(self.shape, kind=self.decoder, residual=False)

@@ -146,7 +146,7 @@ class LUT(Method):
             + flops.dense(n, self.decoder_dim, pixels_per_token)
         )
         student = 2 * (encoder(k) + head(self.head_depth) + head(self.predictor_depth)) + decoder
-        return Cost(forward=student + 2 * (encoder(n) + head(self.head_depth)), tokens=n, visible=k)
+        return Cost(forward=student, tokens=n, visible=k, once=2 * (encoder(n) + head(self.head_depth)))
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
         image, n = batch["image"], math.prod(self.grid)

@@ -102,7 +102,7 @@ class SparK(Method):
 
     @property
     def encoder(self) -> ConvNeXt | ResNet:
-        return {"convnext": ConvNeXt, "resnet": ResNet}[self.arch](self.shape)
+        return ConvNeXt(self.shape) if self.arch == "convnext" else ResNet(self.shape)
 
     @property
     def densify(self) -> Densify:

@@ -51,7 +51,8 @@ class ConvNeXt(nn.Module):
         """
         s, dtype = self.shape, self.shape.compute.dtype
         block = remat(Block, s.compute)
-        x, levels, first = image, [], 0
+        levels: list[Map] = []
+        x, first = image, 0
         for i, (dim, depth) in enumerate(zip(s.dims, s.depths)):
             norm = LayerNorm(dtype=dtype, name=f"stage{i}_norm")
             if i == 0:

@@ -279,7 +279,11 @@ class Activate(nn.Module):
         if self.kind == "prelu":
             slope = self.param("slope", nn.initializers.constant(0.25), (1,)).astype(x.dtype)
             return jnp.where(x >= 0, x, slope[None, None] * x)
-        plain = {"relu": nn.relu, "elu": nn.elu, "gelu": functools.partial(nn.gelu, approximate=False)}
+        plain: dict[str, Callable[[Array], Array]] = {
+            "relu": nn.relu,
+            "elu": nn.elu,
+            "gelu": functools.partial(nn.gelu, approximate=False),
+        }
         return plain[self.kind](x) if self.kind in plain else x
 
 

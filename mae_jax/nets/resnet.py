@@ -73,7 +73,8 @@ class ResNet(nn.Module):
         x = jax.nn.relu(norm(x, active, "bn1", dtype, train))
         if s.stem_stride == 4:
             x = only(nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)]), active)  # the holes' zeros lose: x >= 0
-        levels, first = [], 0
+        levels: list[Map] = []
+        first = 0
         block = remat(Block, s.compute)
         for i, (dim, depth) in enumerate(zip(s.dims, s.depths)):
             make = lambda j, name, i=i, dim=dim: block(s, dim, 2 if i and not j else 1, train, name=name)

@@ -45,8 +45,8 @@ def check(method: Method, augment: Augment) -> None:
             own = getattr(method, key, value)  # of a method that undoes the normalisation for its teacher
             if len(own) == len(value) and tuple(own) != tuple(value):
                 raise UserError(
-                    f"method.{key}={own} is not augment.{key}={value}: the method takes its input back to pixels by its "
-                    f"own numbers, so the two must be equal."
+                    f"method.{key}={own} is not augment.{key}={value}: the method takes its input back to pixels by "
+                    f"numbers of its own, so the two must be equal."
                 )
 
 

@@ -14,7 +14,7 @@ from mae_jax.train.schedules import Schedule
 class LambState(NamedTuple):
     """Number of steps taken, and the running means of gradient and squared gradient."""
 
-    count: jax.Array
+    steps: jax.Array
     mu: Any
     nu: Any
 
@@ -46,10 +46,10 @@ def lamb(
         return LambState(jnp.zeros((), jnp.int32), zeros, zeros)
 
     def update(updates, state, params=None, *, step=0, **_):
-        count = state.count + 1
+        steps = state.steps + 1
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
-        c1, c2 = (1 - b1**count, 1 - b2**count) if bias_correction else (1.0, 1.0)
+        c1, c2 = (1 - b1**steps, 1 - b2**steps) if bias_correction else (1.0, 1.0)
         now = decay(step) if callable(decay) else decay
 
         def one(path, m, v, p):
@@ -61,6 +61,6 @@ def lamb(
             p_norm, norm = jnp.linalg.norm(p.ravel()), jnp.linalg.norm(direction.ravel())
             return direction * jnp.where((p_norm > 0) & (norm > 0), p_norm / norm, 1.0)
 
-        return tree.map_with_path(one, mu, nu, params), LambState(count, mu, nu)
+        return tree.map_with_path(one, mu, nu, params), LambState(steps, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
