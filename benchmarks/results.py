@@ -5,7 +5,8 @@
     python benchmarks/results.py tiny lut RUN RUN RUN      read the tiny experiment of three seeds' workdirs
 
 A record says where each of its numbers comes from. `tiny.measure` names a number of a run: {"file": "results.json",
-"key": "linear/pretrained", "minus": "linear/random"}, or {"file": "metrics.jsonl", "key": "accuracy"} (the last one).
+"key": "linear/pretrained", "minus": "linear/random"}, or {"file": "metrics.jsonl", "key": "accuracy"} (the last one;
+with "last": "100" the mean over the last 100 steps).
 """
 
 import argparse
@@ -95,11 +96,17 @@ def number(run: Path, measure: Mapping[str, str]) -> float:
     text = (run / measure["file"]).read_text()
     if measure["file"].endswith(".jsonl"):
         lines = [json.loads(line) for line in text.splitlines()]
-        pick = lambda key: next(line[key] for line in reversed(lines) if key in line)
+        first = max(line["step"] for line in lines) - int(measure.get("last", 0))
+        some = lambda key: [line[key] for line in lines if key in line and line["step"] > first]
+        pick = lambda key: sum(some(key)) / len(some(key)) if "last" in measure else some_last(lines, key)
     else:
         values = json.loads(text)
         pick = lambda key: values[key.split("/")[0]][key.split("/")[1]]
     return pick(measure["key"]) - (pick(measure["minus"]) if "minus" in measure else 0.0)
+
+
+def some_last(lines: list[dict[str, Any]], key: str) -> float:
+    return next(line[key] for line in reversed(lines) if key in line)
 
 
 def machine() -> str:

@@ -32,6 +32,15 @@ def keep_count(n: int, ratio: float) -> int:
     return keep
 
 
+def check_hides(ratio: float, n: int) -> None:
+    """Raise UserError where method.mask_ratio hides none of n patches, or leaves none visible."""
+    if keep_count(n, ratio) == n:
+        raise UserError(
+            f"method.mask_ratio={ratio} hides none of {n} patches, so there is nothing to predict; at least "
+            f"{1 / n:.4f} hides one."
+        )
+
+
 def select(
     scores: Float[Array, "b n"], keep: int, order: Literal["score", "raster"] = "score", *, start: int = 0
 ) -> Mask:

@@ -28,10 +28,10 @@ from mae_jax.core.types import Aux, Batch, Features, Mask, Params, Stats
 from mae_jax.losses.contrast import info_nce
 from mae_jax.losses.masked import masked_mean, squared_error
 from mae_jax.masking import scores
-from mae_jax.masking.select import keep_count, select
+from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer
+from mae_jax.nets.block import Transformer, check_width
 from mae_jax.nets.cross import ContrastHead, JointEncoder, PooledHead
 from mae_jax.nets.layers import apply, torch_linear
 from mae_jax.nets.vit import Decoder, Encoder, sizes
@@ -121,18 +121,9 @@ class CROMA(Method):
 
     def check(self) -> None:
         n = math.prod(self.grid)
-        if keep_count(n, self.mask_ratio) == n:
-            raise UserError(
-                f"method.mask_ratio={self.mask_ratio} hides none of {n} patches, so there is nothing to predict; "
-                f"at least {1 / n:.4f} hides one."
-            )
-        if self.dim % self.heads:
-            raise UserError(f"method.dim={self.dim} must be a multiple of method.heads={self.heads}.")
-        if self.decoder_dim % self.decoder_heads or self.decoder_dim % 4:
-            raise UserError(
-                f"method.decoder_dim={self.decoder_dim} must be a multiple of method.decoder_heads="
-                f"{self.decoder_heads} and, for the sin-cos positions, of 4."
-            )
+        check_hides(self.mask_ratio, n)
+        check_width(self.dim, self.heads)
+        check_width(self.decoder_dim, self.decoder_heads, axes=2, part="decoder_")
         if self.depth < 2 or min(self.optical, self.radar) < 1:
             raise UserError(
                 f"method.depth={self.depth} must be at least 2, since the radar encoder has half of it, and each "

@@ -25,10 +25,10 @@ from mae_jax.core.keys import Context
 from mae_jax.core.types import Aux, Batch, Features, Params, Stats
 from mae_jax.losses.masked import squared_error
 from mae_jax.masking import scores
-from mae_jax.masking.select import keep_count, select
+from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer
+from mae_jax.nets.block import Transformer, check_width
 from mae_jax.nets.cross import HierarchicalDecoder
 from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Encoder, sizes
@@ -101,22 +101,14 @@ class HiEndMAE(Method):
 
     def check(self) -> None:
         n = math.prod(self.grid)
-        if keep_count(n, self.mask_ratio) == n:
-            raise UserError(
-                f"method.mask_ratio={self.mask_ratio} hides none of {n} patches, so there is nothing to predict; "
-                f"at least {1 / n:.4f} hides one."
-            )
+        check_hides(self.mask_ratio, n)
         if not self.memory or list(self.memory) != sorted({i for i in self.memory if 0 <= i < self.depth}):
             raise UserError(
                 f"method.memory={self.memory} must name blocks of the encoder from shallow to deep, each once: numbers "
                 f"from 0 to {self.depth - 1} (method.depth={self.depth}), at least one."
             )
-        for what, dim, heads in (("", self.dim, self.heads), ("decoder_", self.decoder_dim, self.decoder_heads)):
-            if dim % heads or dim % 6:
-                raise UserError(
-                    f"method.{what}dim={dim} must be a multiple of method.{what}heads={heads} and, for the sin-cos "
-                    f"positions on three axes, of 6."
-                )
+        check_width(self.dim, self.heads, axes=3)
+        check_width(self.decoder_dim, self.decoder_heads, axes=3, part="decoder_")
 
     def cost(self) -> Cost:
         n, d, dd, m = math.prod(self.grid), self.dim, self.decoder_dim, len(self.memory)
@@ -168,8 +160,7 @@ class HiEndMAE(Method):
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         """The middle slice along the last axis."""
         tokens, patch = patchify(batch["volume"], sizes(self.patch, 3)), sizes(self.patch, 3)
-        mean, std = pixels.token_stats(tokens, unbiased=False)
-        pred = gather(seen["pred"][:, 1:], seen["restore_ids"]) * std + mean
-        painted = pixels.paint(tokens, pred, seen["hidden"])
+        pred = gather(seen["pred"][:, 1:], seen["restore_ids"])
+        painted = pixels.paint(tokens, pred, seen["hidden"], normalised=True, unbiased=False)
         volumes = {name: unpatchify(t, self.grid, patch) for name, t in painted.items()}
         return {name: v[:, :, :, v.shape[3] // 2] for name, v in volumes.items()}

@@ -30,7 +30,7 @@ from mae_jax.masking import scores
 from mae_jax.masking.select import keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer
+from mae_jax.nets.block import Transformer, check_width
 from mae_jax.nets.heads import Head, HeadActivation, HeadNorm
 from mae_jax.nets.layers import apply, apply_stats
 from mae_jax.nets.vit import Decoder, Encoder, sizes
@@ -119,12 +119,8 @@ class LUT(Method):
                 f"method.mask_ratio={self.mask_ratio} leaves {keep} of {n} patches visible in each view, but the two "
                 f"views show disjoint patches: at least {1 - (n // 2) / n:.4f} leaves room for both."
             )
-        for what, dim, heads in (("", self.dim, self.heads), ("decoder_", self.decoder_dim, self.decoder_heads)):
-            if dim % heads or dim % 4:
-                raise UserError(
-                    f"method.{what}dim={dim} must be a multiple of method.{what}heads={heads} and, for the sin-cos "
-                    f"positions, of 4."
-                )
+        check_width(self.dim, self.heads, axes=2)
+        check_width(self.decoder_dim, self.decoder_heads, axes=2, part="decoder_")
         for what in ("head_depth", "predictor_depth"):
             if getattr(self, what) < 0:
                 raise UserError(f"method.{what}={getattr(self, what)} is a number of layers; 0 leaves them out.")
@@ -201,11 +197,8 @@ class LUT(Method):
         return apply(self.encoder, params["encoder"], batch["image"])
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
-        tokens, pred = patchify(batch["image"], sizes(self.patch)), seen["pred"]
-        if self.norm_pix:  # the prediction is of normalised patches: colour it by each patch's true mean and deviation
-            mean, std = pixels.token_stats(tokens)
-            pred = pred * std + mean
-        painted = pixels.paint(tokens, pred, seen["hidden"])
+        tokens = patchify(batch["image"], sizes(self.patch))
+        painted = pixels.paint(tokens, seen["pred"], seen["hidden"], normalised=self.norm_pix)
         return {name: unpatchify(t, self.grid, sizes(self.patch)) for name, t in painted.items()}
 
     def start_ema(self, params: Params, stats: Stats) -> Ema:

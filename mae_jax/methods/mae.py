@@ -17,15 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.core.types import Aux, Batch, Features, Params, Stats
 from mae_jax.losses.masked import masked_mean, squared_error
 from mae_jax.masking import scores
-from mae_jax.masking.select import keep_count, select
+from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer
+from mae_jax.nets.block import Transformer, check_width
 from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Decoder, Encoder, sizes
 from mae_jax.targets import pixels
@@ -88,18 +87,9 @@ class MAE(Method):
         return Decoder(shape, out=math.prod(sizes(self.patch)) * self.channels)
 
     def check(self) -> None:
-        keep = keep_count(math.prod(self.grid), self.mask_ratio)
-        if keep == math.prod(self.grid):
-            raise UserError(
-                f"method.mask_ratio={self.mask_ratio} hides none of {keep} patches, so there is nothing to predict; "
-                f"at least {1 / keep:.4f} hides one."
-            )
-        for what, dim, heads in (("", self.dim, self.heads), ("decoder_", self.decoder_dim, self.decoder_heads)):
-            if dim % heads or dim % 4:
-                raise UserError(
-                    f"method.{what}dim={dim} must be a multiple of method.{what}heads={heads} and, for the sin-cos "
-                    f"positions, of 4."
-                )
+        check_hides(self.mask_ratio, math.prod(self.grid))
+        check_width(self.dim, self.heads, axes=2)
+        check_width(self.decoder_dim, self.decoder_heads, axes=2, part="decoder_")
 
     def cost(self) -> Cost:
         n, p, d = math.prod(self.grid), int(self.class_token), self.dim
@@ -144,9 +134,6 @@ class MAE(Method):
         return apply(self.encoder, params["encoder"], batch["image"], None, batch.get("valid_tokens"))
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
-        tokens, pred = patchify(batch["image"], sizes(self.patch)), seen["pred"]
-        if self.norm_pix:  # the prediction is of normalised patches: colour it by each patch's true mean and deviation
-            mean, std = pixels.token_stats(tokens)
-            pred = pred * std + mean
-        painted = pixels.paint(tokens, pred, seen["hidden"])
+        tokens = patchify(batch["image"], sizes(self.patch))
+        painted = pixels.paint(tokens, seen["pred"], seen["hidden"], normalised=self.norm_pix)
         return {name: unpatchify(t, self.grid, sizes(self.patch)) for name, t in painted.items()}

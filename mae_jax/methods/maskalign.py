@@ -33,7 +33,7 @@ from mae_jax.masking.select import keep_count, select
 from mae_jax.methods.base import Cost, FrozenSpec, Leaf, Method, Rest
 from mae_jax.nets import flops
 from mae_jax.nets.adaptor import Adaptor
-from mae_jax.nets.block import Transformer, drop_path
+from mae_jax.nets.block import Transformer, check_width, drop_path
 from mae_jax.nets.layers import apply
 from mae_jax.nets.tower import KINDS, Tower, attention
 from mae_jax.nets.vit import Encoder, sizes
@@ -167,16 +167,8 @@ class MaskAlign(Method):
 
     def check(self) -> None:
         _, weights = self.keep, self.weights
-        if self.dim % self.heads or self.dim % 4:
-            raise UserError(
-                f"method.dim={self.dim} must be a multiple of method.heads={self.heads} and, for the sin-cos "
-                f"positions, of 4."
-            )
-        if self.teacher_dim % self.teacher_heads:
-            raise UserError(
-                f"method.teacher_dim={self.teacher_dim} must be a multiple of its heads, "
-                f"method.teacher_heads={self.teacher_heads}."
-            )
+        check_width(self.dim, self.heads, axes=2)
+        check_width(self.teacher_dim, self.teacher_heads, part="teacher_")
         seen = grid_shape(sizes(self.teacher_input or self.image_size), sizes(self.teacher_patch))
         if seen != self.grid:
             raise UserError(

@@ -190,8 +190,7 @@ class SparK(Method):
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         tokens = patchify(batch["image"], self.patch)
-        mean, std = pixels.token_stats(tokens)  # the prediction is of normalised patches: give it back its colours
-        painted = pixels.paint(tokens, seen["pred"] * std + mean, seen["hidden"])
+        painted = pixels.paint(tokens, seen["pred"], seen["hidden"], normalised=True)
         return {name: unpatchify(t, self.grid, self.patch) for name, t in painted.items()}
 
 

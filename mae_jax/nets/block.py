@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import shard
 from mae_jax.nets.attention import Attention, Bias
 from mae_jax.nets.compute import Compute
@@ -41,6 +42,13 @@ class Transformer:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     kernel_init: Initializer = xavier
     compute: Compute = Compute()
+
+
+def check_width(dim: int, heads: int, axes: int = 0, part: str = "") -> None:
+    """Raise UserError unless method.{part}heads divides method.{part}dim, and sin-cos positions on `axes` axes fit."""
+    if dim % heads or (axes and dim % (2 * axes)):
+        positions = f" and, for the sin-cos positions on {axes} axes, of {2 * axes}" if axes else ""
+        raise UserError(f"method.{part}dim={dim} must be a multiple of method.{part}heads={heads}{positions}.")
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

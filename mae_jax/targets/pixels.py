@@ -25,12 +25,24 @@ def normalise(target: Float[Array, "b n p"], eps: float = 1e-6, unbiased: bool =
 
 
 def paint(
-    tokens: Float[Array, "b n p"], pred: Float[Array, "b n p"], hidden: Bool[Array, "b n"]
+    tokens: Float[Array, "b n p"],
+    pred: Float[Array, "b n p"],
+    hidden: Bool[Array, "b n"],
+    *,
+    normalised: bool = False,
+    unbiased: bool = True,
 ) -> dict[str, Float[Array, "b n p"]]:
-    """The four pictures of a reconstruction, as tokens. Both arguments are in pixel space (un-normalised).
+    """The four pictures of a reconstruction, as tokens in pixel space.
 
     "masked" holds 0, the mean colour after normalisation, where a token is hidden.
+
+    Args:
+      normalised: the prediction is of normalised tokens (`unbiased` as they were): colour it by each one's true mean
+        and deviation.
     """
+    if normalised:
+        mean, std = token_stats(tokens, unbiased=unbiased)
+        pred = pred * std + mean
     gone = hidden[:, :, None]
     return {
         "original": tokens,
