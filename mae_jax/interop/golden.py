@@ -69,7 +69,7 @@ def rule_weight(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
         return (generator.random(shape) + 0.5).astype(np.float32)
     tensor = generator.standard_normal(shape).astype(np.float32) * np.float32(0.1)
     is_scale = name.endswith("weight") and len(shape) == 1
-    return tensor + np.float32(1) if is_scale else tensor
+    return np.asarray(tensor + np.float32(1) if is_scale else tensor)  # of a scalar NumPy makes no array by itself
 
 
 def read(path: str | Path) -> Golden:
