@@ -1,7 +1,7 @@
 """SparK on scikit-learn's handwritten digits, drawn at 32 px (bundled, no download): a small ResNet of stride 8.
 
 Run:      mae_jax train --config configs/spark/tiny_digits.py --workdir runs/spark_digits
-Hardware: 2 CPU cores, about a minute.
+Hardware: 2 CPU cores, a minute or two (110 s of processor time).
 Expect:   the loss falls from 0.95 below 0.2; the linear probe gains at least 5 points over the same encoder at random
           initialisation (docs/methods/spark.md has the runs).
 """
