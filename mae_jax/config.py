@@ -41,9 +41,7 @@ class Augment:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     pad: int = 0  # reflect so many pixels round the image and cut its size out at random (a small shift)
     noise: float = 0.0  # deviation of Gaussian noise on normalised training images, drawn for each view
-    normalise: Literal["fixed", "batch"] = (
-        "fixed"  # "batch": clip to mean +- 2 std of the batch, then to [0, 1] (CROMA)
-    )
+    normalise: Literal["fixed", "batch"] = "fixed"  # "batch": from mean +- 2 std of the batch to [0, 1] (CROMA)
     extra: tuple[str, ...] = ()  # further augmentations by name
 
 

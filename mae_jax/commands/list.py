@@ -48,7 +48,7 @@ def _method(methods, name: str) -> str:
     import importlib
 
     cls = methods.get(name)
-    title = _first_line(importlib.import_module(cls.__module__).__doc__)
+    title = " ".join((importlib.import_module(cls.__module__).__doc__ or "").split("\n\n")[0].split())
     return f"{title}  [{', '.join(f.name for f in dataclasses.fields(cls) if f.metadata.get('config', True))}]"
 
 

@@ -1,11 +1,12 @@
 """Exponential moving averages of parameters and statistics: how a teacher follows its student."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from mae_jax.core.ramps import cosine
 
 
 def follow(teacher: Any, student: Any, momentum: Float[Array, ""] | float) -> Any:
@@ -17,8 +18,7 @@ def cosine_momentum(
     step: Int[Array, ""] | Float[Array, ""] | int, steps: int, start: float, end: float = 1.0
 ) -> Float[Array, ""]:
     """From `start` at step 0 to `end` at `steps` along half a cosine (BYOL, Sec. 3.2; DINO)."""
-    progress = jnp.clip(step / max(steps, 1), 0.0, 1.0)
-    return end - (end - start) * 0.5 * (1 + jnp.cos(math.pi * progress))
+    return cosine(start, end, step / max(steps, 1))
 
 
 def linear_momentum(

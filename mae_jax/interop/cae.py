@@ -125,7 +125,7 @@ def prepare_pretraining(golden: Golden) -> Prepared:
     """`Method.loss` and its gradient on the stored images; masks and codes are the stored ones."""
     method = pretraining_method(golden.config)
     rules = pretraining_rules(method)
-    image = _images(golden, "imgs", (*sizes(method.image_size), method.channels))
+    image = jnp.asarray(golden.channels_last("imgs", (*sizes(method.image_size), method.channels)))
     given = {
         "mask": jnp.asarray(golden.input("mask"), jnp.float32),
         "codes": jnp.asarray(golden.input("token_ids")),
@@ -202,7 +202,8 @@ def prepare_classifier(golden: Golden) -> Prepared:
     """Features, logits, mean cross entropy and its gradient in eval mode."""
     net, channels = classifier_net(golden.config)
     rules = classifier_rules(net, channels)
-    image, labels = _images(golden, "imgs", (*net.size, channels)), jnp.asarray(golden.input("labels"))
+    image = jnp.asarray(golden.channels_last("imgs", (*net.size, channels)))
+    labels = jnp.asarray(golden.input("labels"))
     template = jax.eval_shape(lambda image: net.init(jax.random.key(0), image)["params"], image)
 
     def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -238,7 +239,7 @@ def prepare_tokenizer(golden: Golden) -> Prepared:
     inert = ("device", "requires_grad", "use_mixed_precision")  # half precision is for GPUs only
     o = options(golden.config, known, what="dall_e.encoder.Encoder", only=only, inert=inert)
     net = DalleEncoder(o["vocab_size"], o["n_hid"], o["n_blk_per_group"])
-    image = _images(golden, "imgs01")
+    image = jnp.asarray(golden.channels_last("imgs01"))
     template = jax.eval_shape(lambda image: net.init(jax.random.key(0), image)["params"], image)
 
     def run(params: dict[str, Any]) -> dict[str, Any]:
@@ -268,11 +269,3 @@ def _square(value: Any) -> int:
 def _table(dim: int, grid: tuple[int, ...]) -> np.ndarray:
     """The official fixed table (1, 1 + n, dim), rows first, a zero class row in front."""
     return with_prefix(sincos(dim, grid, first="row"), 1)[None]
-
-
-def _images(golden: Golden, name: str, shape: tuple[int, ...] | None = None) -> jax.Array:
-    """The stored images [b, h, w, c]; UserError where they are not of the size that the arguments say."""
-    image = jnp.asarray(golden.input(name)).transpose(0, 2, 3, 1)
-    if shape is not None and image.shape[1:] != shape:
-        raise UserError(f"The images are {image.shape[1:]}, but img_size and in_chans say {shape}.")
-    return image

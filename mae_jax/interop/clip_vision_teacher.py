@@ -15,7 +15,7 @@ from mae_jax.interop.options import options
 from mae_jax.interop.parity import Prepared
 from mae_jax.nets.block import Transformer
 from mae_jax.nets.layers import apply
-from mae_jax.nets.tower import Tower, attention
+from mae_jax.nets.tower import Tower, attention, shapes
 from mae_jax.tokens.grid import grid_shape
 
 INERT = (
@@ -74,17 +74,6 @@ def inner_ratio(inner: int, width: int) -> float:
     return math.nextafter(inner / width, math.inf) if int(inner / width * width) < inner else inner / width
 
 
-def images(golden: Golden) -> jax.Array:
-    """The stored images [b, h, w, c]."""
-    return jnp.asarray(golden.input("pixel_values")).transpose(0, 2, 3, 1)
-
-
-def template(tower: Tower) -> dict[str, Any]:
-    """The shapes of a tower's parameters."""
-    image = jnp.zeros((1, *tower.size, tower.channels))
-    return jax.eval_shape(tower.init, jax.random.key(0), image)["params"]
-
-
 def layers(tower: Tower, params: dict[str, Any], image: jax.Array) -> dict[str, Any]:
     """Everything that the files of both kinds of towers hold; "normed" is theirs to name."""
     out = jax.jit(lambda params: apply(tower, params, image))(params)
@@ -100,14 +89,14 @@ def layers(tower: Tower, params: dict[str, Any], image: jax.Array) -> dict[str, 
 def prepare(golden: Golden) -> Prepared:
     """All hidden states, the last attention, and the pooled class token, which alone goes through the last norm."""
     tower = tower_of(golden.config)
-    image = images(golden)
+    image = jnp.asarray(golden.channels_last("pixel_values"))
 
     def run(params: dict[str, Any]) -> dict[str, Any]:
         out = layers(tower, params, image)
         last = out[f"hidden_{tower.shape.depth}"]
         return out | {"last_hidden_state": last, "pooler_output": out["normed"][:, 0]}
 
-    return Prepared(run, rules(tower), template(tower))
+    return Prepared(run, rules(tower), shapes(tower))
 
 
 CASES = {"CLIPVisionModel": prepare}

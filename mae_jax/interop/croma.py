@@ -117,7 +117,7 @@ def prepare_pretraining(golden: Golden) -> Prepared:
     """`Method.loss` and its gradient on the stored images, the stored noise in place of both masks' draws."""
     method = pretraining_method(golden.config)
     rules = pretraining_rules(method)
-    image = _images(golden, "imgs", method.batch_spec["image"].shape)
+    image = jnp.asarray(golden.channels_last("imgs", method.batch_spec["image"].shape))
     given = {f"mask_{s}": jnp.asarray(golden.input(f"noise_{s}")) for s in ("radar", "optical")}
     template, _ = jax.eval_shape(lambda x: method.init(jax.random.key(0), {"image": x}), image)
 
@@ -168,7 +168,7 @@ def prepare_extractor(golden: Golden) -> Prepared:
     method, sensors = extractor_method(golden.config)
     side, _, channels = method.batch_spec["image"].shape
     inputs = {
-        s: _images(golden, name, (side, side, c))
+        s: jnp.asarray(golden.channels_last(name, (side, side, c)))
         for s, name, c in (("optical", "optical", method.optical), ("radar", "sar", method.radar))
         if s in sensors
     }
@@ -245,11 +245,3 @@ def _side(patches: int) -> int:
     if side**2 != patches:
         raise UserError(f"CROMA with num_patches={patches} has no square grid.")
     return side
-
-
-def _images(golden: Golden, name: str, shape: tuple[int, ...]) -> jax.Array:
-    """The stored images [b, h, w, c]; UserError where they are not of the shape that the arguments say."""
-    image = jnp.asarray(golden.input(name)).transpose(0, 2, 3, 1)
-    if image.shape[1:] != shape:
-        raise UserError(f"The images '{name}' are {image.shape[1:]}, but the arguments say {shape}.")
-    return image

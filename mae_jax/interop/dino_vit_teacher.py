@@ -7,14 +7,16 @@ MAE's have.
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from mae_jax.interop import blocks as parts
-from mae_jax.interop.clip_vision_teacher import images, inner_ratio, layers, separate_qkv, template
+from mae_jax.interop.clip_vision_teacher import inner_ratio, layers, separate_qkv
 from mae_jax.interop.golden import Golden
 from mae_jax.interop.names import Constant, Rule, Rules, Tensors, Unused
 from mae_jax.interop.options import options
 from mae_jax.interop.parity import Prepared
 from mae_jax.nets.block import Transformer
-from mae_jax.nets.tower import Tower
+from mae_jax.nets.tower import Tower, shapes
 from mae_jax.nets.vit import sizes
 from mae_jax.tokens.grid import grid_shape
 from mae_jax.tokens.positions import sincos, with_prefix
@@ -98,13 +100,13 @@ def tower_of(config: Mapping[str, Any]) -> Tower:
 def prepare(golden: Golden) -> Prepared:
     """All hidden states, the last attention, and the last state after the norm."""
     tower = tower_of(golden.config)
-    image = images(golden)
+    image = jnp.asarray(golden.channels_last("pixel_values"))
 
     def run(params: dict[str, Any]) -> dict[str, Any]:
         out = layers(tower, params, image)
         return out | {"last_hidden_state": out["normed"]}
 
-    return Prepared(run, rules(tower, golden.weights), template(tower))
+    return Prepared(run, rules(tower, golden.weights), shapes(tower))
 
 
 CASES = {"ViTModel": prepare}

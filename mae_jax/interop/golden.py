@@ -53,6 +53,15 @@ class Golden:
             raise UserError(f"The file of '{self.name}' lacks the input 'in/{name}'; it has {has or 'none'}.")
         return self.inputs[name]
 
+    def channels_last(self, name: str, shape: Sequence[int] | None = None) -> np.ndarray:
+        """The images or volumes `name` as [b, *size, c]; UserError where they are not of `shape` (*size, c)."""
+        images = np.moveaxis(self.input(name), 1, -1)
+        if shape is not None and images.shape[1:] != tuple(shape):
+            raise UserError(
+                f"The images 'in/{name}' are {images.shape[1:]}, but the arguments (img_size, in_chans) say {tuple(shape)}."
+            )
+        return images
+
 
 def rule_weight(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
     """Return the float32 tensor that the state-dict entry `name` holds under the weight rule.

@@ -128,7 +128,7 @@ def method_of(config: Mapping[str, Any], nodes: int, edges: int) -> GraphMAE:
 
 def prepare(golden: Golden) -> Prepared:
     """`Method.loss`, its gradient and `Method.encode` in eval mode, with the stored permutations for draws."""
-    x, senders, receivers = (_input(golden, name) for name in ("features", "edge_src", "edge_dst"))
+    x, senders, receivers = (golden.input(name) for name in ("features", "edge_src", "edge_dst"))
     method = method_of(golden.config, len(x), len(senders))
     if x.shape[1] != method.features:
         raise UserError(f"The features are {x.shape[1]}, but in_dim says {method.features}.")
@@ -168,14 +168,14 @@ def prepare(golden: Golden) -> Prepared:
 
 def draws(golden: Golden, method: GraphMAE) -> dict[str, jax.Array]:
     """The stored permutations as scores whose order they are."""
-    nodes = _input(golden, "node_permutation")
+    nodes = golden.input("node_permutation")
     given = {"mask": _scores(nodes, method.nodes)}
     if method.replace_ratio > 0:
         hidden = nodes[: int(method.mask_ratio * method.nodes)]
-        given["replace"] = _scores(hidden[_input(golden, "mask_permutation")], method.nodes)
-        given["donor"] = _scores(_input(golden, "noise_permutation"), method.nodes)
+        given["replace"] = _scores(hidden[golden.input("mask_permutation")], method.nodes)
+        given["donor"] = _scores(golden.input("noise_permutation"), method.nodes)
     if method.drop_edge > 0:
-        given["drop_edge"] = jnp.asarray(_input(golden, "edge_keep"), jnp.float32)[None]
+        given["drop_edge"] = jnp.asarray(golden.input("edge_keep"), jnp.float32)[None]
     return given
 
 
@@ -184,14 +184,6 @@ def _scores(order: np.ndarray, n: int) -> jax.Array:
     scores = np.full((1, n), n, np.float32)
     scores[0, order] = np.arange(len(order))
     return jnp.asarray(scores)
-
-
-def _input(golden: Golden, name: str) -> np.ndarray:
-    if name not in golden.inputs:
-        raise UserError(
-            f"The file of '{golden.name}' lacks the input 'in/{name}'; it has {', '.join(sorted(golden.inputs))}."
-        )
-    return golden.inputs[name]
 
 
 CASES = {"PreModel": prepare}

@@ -78,10 +78,7 @@ def prepare_pretraining(golden: Golden) -> Prepared:
     """`Method.loss` and its gradient on the stored volumes, the stored noise in place of the mask's draw."""
     method = pretraining_method(golden.config)
     rules = pretraining_rules(method)
-    volume = jnp.asarray(golden.input("image")).transpose(0, 2, 3, 4, 1)
-    wanted = method.batch_spec["volume"].shape
-    if volume.shape[1:] != wanted:
-        raise UserError(f"The volumes are {volume.shape[1:]}, but img_size and in_chans say {wanted}.")
+    volume = jnp.asarray(golden.channels_last("image", method.batch_spec["volume"].shape))
     noise = jnp.asarray(golden.input("noise"))
     template, _ = jax.eval_shape(lambda v: method.init(jax.random.key(0), {"volume": v}), volume)
 

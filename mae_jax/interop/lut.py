@@ -72,11 +72,8 @@ def prepare_pretraining(golden: Golden) -> Prepared:
     mode = golden.meta.get("student_mode", "eval")
     if mode not in ("eval", "train"):
         raise UserError(f"student_mode is {mode!r}; it says whether the student ran in 'eval' or 'train' mode.")
-    (height, width, channels), noise = method.batch_spec["image"].shape, jnp.asarray(golden.input("noise"))
-    batch = {"image": _view(golden, "imgs1"), "image_2": _view(golden, "imgs2")}
-    for name, image in batch.items():
-        if image.shape[1:] != (height, width, channels):
-            raise UserError(f"{name} is {image.shape[1:]}, but img_size and in_chans say {(height, width, channels)}.")
+    noise, views = jnp.asarray(golden.input("noise")), {"image": "imgs1", "image_2": "imgs2"}
+    batch = {k: jnp.asarray(golden.channels_last(v, method.batch_spec[k].shape)) for k, v in views.items()}
     params, stats = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
     template = _tree(params, stats)
     teacher = method.start_ema(*_split(import_weights(rules, _teacher_weights(golden), template)[0]))
@@ -130,10 +127,6 @@ def _split(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     arrays = jax.tree.map(jnp.asarray, dict(weights))
     stats = arrays.pop("stats", {})
     return arrays, stats
-
-
-def _view(golden: Golden, name: str) -> jax.Array:
-    return jnp.asarray(golden.input(name)).transpose(0, 2, 3, 1)
 
 
 CASES = {"MaskedAutoencoderViT_LUT": prepare_pretraining}

@@ -16,9 +16,9 @@ from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.interop import blocks as parts
 from mae_jax.interop.golden import Golden
-from mae_jax.interop.names import Constant, Rule, Rules, export_weights, their_names
+from mae_jax.interop.names import Constant, Rule, Rules, their_names
 from mae_jax.interop.options import REQUIRED, options
-from mae_jax.interop.parity import Prepared
+from mae_jax.interop.parity import Prepared, channels_first, gradient_norms
 from mae_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from mae_jax.methods.mae import MAE
 from mae_jax.nets.block import Transformer
@@ -85,8 +85,8 @@ def prepare_pretraining(golden: Golden) -> Prepared:
     """`Method.loss` and its gradient on the stored images, the stored noise in place of the mask's draw."""
     method = pretraining_method(golden.config)
     rules = pretraining_rules(method)
-    image = _images(golden, sizes(method.image_size), method.channels)
-    noise = jnp.asarray(_input(golden, "noise"))
+    image = jnp.asarray(golden.channels_last("imgs", (*sizes(method.image_size), method.channels)))
+    noise = jnp.asarray(golden.input("noise"))
     template, _ = jax.eval_shape(lambda image: method.init(jax.random.key(0), {"image": image}), image)
 
     def loss(params: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -103,7 +103,7 @@ def prepare_pretraining(golden: Golden) -> Prepared:
             "pred": seen["pred"],
             "loss": value,
             "target_patches": patchify(image, sizes(method.patch))[:1],
-            **_gradient_norms(rules, gradient),
+            **gradient_norms(rules, gradient),
         }
 
     return Prepared(run, rules, template)
@@ -151,7 +151,8 @@ def prepare_classifier(golden: Golden) -> Prepared:
     """Features, logits, mean cross entropy and its gradient in eval mode; and meta's layer-decay groups."""
     net, channels = classifier_net(golden.config, qkv_bias="blocks.0.attn.qkv.bias" in golden.weights)
     rules = classifier_rules(channels, net.patch)
-    image, labels = _images(golden, net.size, channels), jnp.asarray(_input(golden, "labels"))
+    image = jnp.asarray(golden.channels_last("imgs", (*net.size, channels)))
+    labels = jnp.asarray(golden.input("labels"))
     template = jax.eval_shape(lambda image: net.init(jax.random.key(0), image)["params"], image)
     references, groups = _decay_groups(golden, rules, template, net.shape.depth)
 
@@ -166,7 +167,7 @@ def prepare_classifier(golden: Golden) -> Prepared:
             "features": features,
             "logits": logits,
             "loss": value,
-            **_gradient_norms(rules, gradient),
+            **gradient_norms(rules, gradient),
             **groups,
         }
 
@@ -212,7 +213,7 @@ def prepare_positions(golden: Golden) -> Prepared:
         outputs: dict[str, Any] = {"sincos": with_prefix(sincos(o["embed_dim"], grid), int(o["cls_token"]))}
         for name in ("up", "down"):
             if o[name] is not None:
-                table = jnp.asarray(_input(golden, "pos_embed"))
+                table = jnp.asarray(golden.input("pos_embed"))
                 prefix = table.shape[-2] - grid[0] * grid[1]
                 outputs[f"interp_{name}"] = interpolate(table, grid, _pair(o[name]), prefix)
         return outputs
@@ -232,7 +233,7 @@ def prepare_optimization(golden: Golden) -> Prepared:
             known = {"lr": REQUIRED, "warmup_epochs": REQUIRED, "epochs": REQUIRED, "min_lr": 0.0}
             o = options(sections["schedule"], known, what="util/lr_sched.py")
             rate = warmup_cosine(*(float(o[name]) for name in ("lr", "warmup_epochs", "epochs", "min_lr")))
-            outputs["lr"] = np.array([rate(epoch) for epoch in _input(golden, "epochs").tolist()])
+            outputs["lr"] = np.array([rate(epoch) for epoch in golden.input("epochs").tolist()])
         return outputs
 
     return Prepared(run)
@@ -244,8 +245,8 @@ def _lars_steps(golden: Golden, arguments: Mapping[str, Any]) -> dict[str, jax.A
     o = options(arguments, known, what="util/lars.py LARS")
     optimizer = lars(*(float(o[name]) for name in ("momentum", "trust_coefficient", "weight_decay")))
     numbers = sorted(name.removeprefix("grads") for name in golden.inputs if name.startswith("grads"))
-    params = {i: jnp.asarray(_input(golden, f"p{i}")) for i in numbers}
-    gradients = {i: jnp.asarray(_input(golden, f"grads{i}")) for i in numbers}
+    params = {i: jnp.asarray(golden.input(f"p{i}")) for i in numbers}
+    gradients = {i: jnp.asarray(golden.input(f"grads{i}")) for i in numbers}
     state: Any = optimizer.init(params)
     outputs: dict[str, jax.Array] = {}
     for step in range(min((len(g) for g in gradients.values()), default=0)):
@@ -263,20 +264,20 @@ def prepare_mixup(golden: Golden) -> Prepared:
     inert = ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob")
     o = options(golden.config, known, what="timm.data.Mixup", only=only, inert=inert)
     smoothing = float(o["label_smoothing"] if o["smoothing"] is None else o["smoothing"])
-    images, labels = _nhwc(_input(golden, "imgs")), jnp.asarray(_input(golden, "labels"))
-    logits = jnp.asarray(_input(golden, "logits"))
+    images, labels = jnp.asarray(golden.channels_last("imgs")), jnp.asarray(golden.input("labels"))
+    logits = jnp.asarray(golden.input("logits"))
 
     def run(params: dict[str, Any]) -> dict[str, Any]:
-        lam = float(_input(golden, "lam"))
-        box = mixup.Box(*(int(edge) for edge in _input(golden, "bbox")))
+        lam = float(golden.input("lam"))
+        box = mixup.Box(*(int(edge) for edge in golden.input("bbox")))
         cut_lam = mixup.box_lam(box, (images.shape[1], images.shape[2]))
         mixed = mixup.soft_targets(labels, o["num_classes"], smoothing, lam)
         cut = mixup.soft_targets(labels, o["num_classes"], smoothing, cut_lam)
         return {
-            "mixup_imgs": _nchw(mixup.mixup(images, lam)),
+            "mixup_imgs": channels_first(mixup.mixup(images, lam)),
             "mixup_target": mixed,
             "mixup_loss": soft_cross_entropy(logits, mixed).mean(),
-            "cutmix_imgs": _nchw(mixup.cutmix(images, box)),
+            "cutmix_imgs": channels_first(mixup.cutmix(images, box)),
             "cutmix_lam": cut_lam,
             "cutmix_target": cut,
             "cutmix_loss": soft_cross_entropy(logits, cut).mean(),
@@ -303,33 +304,3 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 def _table(dim: int, grid: tuple[int, ...]) -> np.ndarray:
     """The official fixed table (1, 1 + n, dim), a zero class row first."""
     return with_prefix(sincos(dim, grid), 1)[None]
-
-
-def _gradient_norms(rules: Rules, gradient: Mapping[str, Any]) -> dict[str, Any]:
-    """{"grad_norm/" + their name: Frobenius norm} of every parameter."""
-    exported = export_weights(rules, gradient)
-    return {f"grad_norm/{name}": np.linalg.norm(g.astype(np.float64).ravel()) for name, g in exported.items()}
-
-
-def _input(golden: Golden, name: str) -> np.ndarray:
-    if name not in golden.inputs:
-        raise UserError(
-            f"The file of '{golden.name}' lacks the input 'in/{name}'; it has {', '.join(sorted(golden.inputs))}."
-        )
-    return golden.inputs[name]
-
-
-def _images(golden: Golden, size: tuple[int, ...], channels: int) -> jax.Array:
-    """The stored images [b, h, w, c]; UserError where they are not of the size that the arguments say."""
-    image = _nhwc(_input(golden, "imgs"))
-    if image.shape[1:] != (*size, channels):
-        raise UserError(f"The images are {image.shape[1:]}, but img_size and in_chans say {(*size, channels)}.")
-    return image
-
-
-def _nhwc(images: np.ndarray) -> jax.Array:
-    return jnp.asarray(images).transpose(0, 2, 3, 1)
-
-
-def _nchw(images: jax.Array) -> jax.Array:
-    return images.transpose(0, 3, 1, 2)

@@ -75,7 +75,7 @@ def method_of(config: Mapping[str, Any]) -> MaskAlign:
 def prepare(golden: Golden) -> Prepared:
     """`Method.loss` and its gradient under the stored teacher and the stored order of the patches."""
     method = method_of(golden.config)
-    image = jnp.asarray(golden.input("imgs")).transpose(0, 2, 3, 1)
+    image = jnp.asarray(golden.channels_last("imgs", method.batch_spec["image"].shape))
     given = {"teacher_hidden": jnp.asarray(golden.input("teacher_hidden"))}
     if method.masking == "attention":
         given["teacher_attention"] = jnp.asarray(golden.input("teacher_attn_last"))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mae_jax import interop
@@ -75,10 +76,15 @@ class Line:
         return f"  {self.output:<{width}} {numbers}  {verdict}{'  ' + self.note if self.note else ''}"
 
 
-def gradient_norms(rules: Rules, gradient: Mapping[str, Any]) -> dict[str, Any]:
-    """{"grad_norm/" + their name: Frobenius norm} of every parameter that the rules name."""
+def gradient_norms(rules: Rules, gradient: Mapping[str, Any], prefix: str = "grad_norm") -> dict[str, Any]:
+    """{prefix/their name: Frobenius norm} of every parameter that the rules name."""
     exported = export_weights(rules, gradient)
-    return {f"grad_norm/{name}": np.linalg.norm(g.astype(np.float64).ravel()) for name, g in exported.items()}
+    return {f"{prefix}/{name}": np.linalg.norm(g.astype(np.float64).ravel()) for name, g in exported.items()}
+
+
+def channels_first(images: jax.Array) -> jax.Array:
+    """[b, *size, c] as the authors lay it out."""
+    return jnp.moveaxis(images, -1, 1)
 
 
 def systems() -> list[str]:

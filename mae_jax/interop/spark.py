@@ -15,18 +15,19 @@ import optax
 
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
+from mae_jax.core.ramps import cosine
 from mae_jax.interop import blocks as parts
 from mae_jax.interop.golden import Golden
 from mae_jax.interop.names import Rule, Rules, Transform, Unused, export_weights
 from mae_jax.interop.options import REQUIRED, options
-from mae_jax.interop.parity import Prepared
+from mae_jax.interop.parity import Prepared, channels_first, gradient_norms
 from mae_jax.losses.cross_entropy import cross_entropy
 from mae_jax.methods.spark import SparK
 from mae_jax.nets.convnet import ConvNet
 from mae_jax.nets.convnext import Classifier
 from mae_jax.tokens.grid import unpatchify
 from mae_jax.train.lamb import lamb
-from mae_jax.train.schedules import cosine, warmup_cosine
+from mae_jax.train.schedules import warmup_cosine
 
 # (out, in, rows, columns) <-> (rows, columns, in, out)
 CONV = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
@@ -150,7 +151,8 @@ def prepare_pretraining(golden: Golden) -> Prepared:
     """`Method.loss` with running and with batch statistics, gradients, and the statistics afterwards."""
     method = pretraining_method(golden.config)
     rules = pretraining_rules(method.shape)
-    image, noise = _image(golden), jnp.asarray(golden.input("noise"))
+    image = jnp.asarray(golden.channels_last("image", method.batch_spec["image"].shape))
+    noise = jnp.asarray(golden.input("noise"))
     params, stats = jax.eval_shape(lambda image: method.init(jax.random.key(0), {"image": image}), image)
     stale = _stale(golden)
 
@@ -172,13 +174,13 @@ def prepare_pretraining(golden: Golden) -> Prepared:
         return {
             "loss": value,
             "rec_s4": _reconstruction(method, seen["pred"]),
-            **{f"feat{n - 1 - i}": _nchw(seen[f"level{i}"]) for i in range(n)},
-            **{f"to_dec{i}": _nchw(seen[f"dense{i}"]) for i in range(n)},
+            **{f"feat{n - 1 - i}": channels_first(seen[f"level{i}"]) for i in range(n)},
+            **{f"to_dec{i}": channels_first(seen[f"dense{i}"]) for i in range(n)},
             "active": active,
-            **_gradient_norms(rules, gradient, "grad_norm"),
+            **gradient_norms(rules, {"params": gradient}),
             "loss_train": train_value,
             "rec_s4_train": _reconstruction(method, train_aux.seen["pred"]),
-            **_gradient_norms(rules, train_gradient, "grad_norm_train"),
+            **gradient_norms(rules, {"params": train_gradient}, "grad_norm_train"),
             **{f"after_train/{name}": value for name, value in statistics.items()},
         }
 
@@ -201,7 +203,7 @@ def _stale(golden: Golden) -> list[str]:
 
 def _reconstruction(method: SparK, pred: jax.Array) -> jax.Array:
     """The decoder's image, every fourth pixel."""
-    return _nchw(unpatchify(pred, method.grid, method.patch))[:, :, ::4, ::4]
+    return channels_first(unpatchify(pred, method.grid, method.patch))[:, :, ::4, ::4]
 
 
 # The classifier ------------------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def prepare_classifier(golden: Golden) -> Prepared:
     o = options(golden.config, known, what="ConvNeXt", inert=inert)
     shape = ConvNet("convnext", tuple(o["dims"]), tuple(o["depths"]))
     net = Classifier(shape, o["num_classes"])
-    image, labels = _image(golden), jnp.asarray(golden.input("label"))
+    image, labels = jnp.asarray(golden.channels_last("image")), jnp.asarray(golden.input("label"))
     if image.shape[1:] != (o["img"], o["img"], o["in_chans"]):
         raise UserError(f"The images are {image.shape[1:]}, but img and in_chans say {o['img']}, {o['in_chans']}.")
     rules = [*encoder_rules(shape), *parts.norm("norm", "params/norm"), *parts.linear("head", "params/head")]
@@ -227,7 +229,7 @@ def prepare_classifier(golden: Golden) -> Prepared:
 
     def run(weights: dict[str, Any]) -> dict[str, Any]:
         (value, logits), gradient = jax.value_and_grad(loss, has_aux=True)(weights)
-        return {"logits": logits, "loss": value, **_gradient_norms(rules, gradient["params"], "grad_norm")}
+        return {"logits": logits, "loss": value, **gradient_norms(rules, {"params": gradient["params"]})}
 
     return Prepared(run, rules, template)
 
@@ -282,16 +284,3 @@ CASES = {
     "downstream_imagenet/models/convnext_official.py ConvNeXt": prepare_classifier,
     "pretrain/utils/lamb.py TheSameAsTimmLAMB + pretrain/utils/lr_control.py lr_wd_annealing": prepare_optimizer,
 }
-
-
-def _gradient_norms(rules: Rules, gradient: Any, prefix: str) -> dict[str, Any]:
-    exported = export_weights(rules, {"params": gradient})
-    return {f"{prefix}/{name}": np.linalg.norm(g.astype(np.float64).ravel()) for name, g in exported.items()}
-
-
-def _image(golden: Golden) -> jax.Array:
-    return jnp.asarray(golden.input("image")).transpose(0, 2, 3, 1)
-
-
-def _nchw(x: jax.Array) -> jax.Array:
-    return x.transpose(0, 3, 1, 2)

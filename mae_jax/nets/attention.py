@@ -109,14 +109,14 @@ class CrossAttention(nn.Module):
         b, n, d = x.shape
         c = d // self.heads
 
-        def project(name: str, y: Float[Array, "b l e"]) -> Float[Array, "b h l _"]:
+        def project(name: str, y: Float[Array, "b l e"], heads: int = self.heads) -> Float[Array, "b {heads} l c"]:
             use_bias = self.qkv_bias is True or (self.qkv_bias == "qv" and name != "k")
-            y = dense(len(name) * c * self.heads, name, self.dtype, use_bias=use_bias, kernel_init=self.kernel_init)(y)
-            return y.reshape(b, -1, len(name) * self.heads, c).swapaxes(1, 2)
+            y = dense(c * heads, name, self.dtype, use_bias=use_bias, kernel_init=self.kernel_init)(y)
+            return y.reshape(b, -1, heads, c).swapaxes(1, 2)
 
         q = project("q", x)
         if self.fused_kv:
-            k, v = jnp.split(project("kv", keys), 2, axis=1)
+            k, v = jnp.split(project("kv", keys, 2 * self.heads), 2, axis=1)
         else:
             k, v = project("k", keys), project("v", keys if values is None else values)
         scale = c**-0.5 if self.scale is None else self.scale

@@ -1,7 +1,7 @@
 """The pre-norm Transformer block and the stack of them: the one place that scans and rematerialises."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -134,34 +134,45 @@ class Stack(nn.Module):
         bias: Float[Array, "#b #h n n"] | None = None,
     ) -> tuple[Float[Array, "b n d"], tuple[Float[Array, "b n d"], ...]]:
         """Return (the last block's output, every block's output); what nobody reads of these costs nothing."""
-        depth = self.shape.depth
-        if self.is_initializing():
-            for i in range(depth):
-                x = Block(self.shape, name=str(i))(x, valid)
-            return x, (x,) * depth
-        if depth == 0:
-            return x, ()
-        block = Block(self.shape, parent=None)
-
-        def run(params, x, drop):
-            return block.apply({"params": params}, x, valid, drop, bias)
-
-        layers = [self.variables["params"][str(i)] for i in range(depth)]
-        return run_layers(run, layers, x, None if drop is None else drop.swapaxes(0, 1), self.shape.compute)
+        drops = None if drop is None else drop.swapaxes(0, 1)
+        return run_blocks(
+            self, partial(Block, self.shape), lambda block, x, drop: block(x, valid, drop, bias), self.shape, x, drops
+        )
 
 
-def run_layers(
-    run: Callable[[Any, Array, Any], Array], layers: Sequence[Any], x: Array, extra: Array | None, compute: Compute
+def run_blocks(
+    stack: nn.Module,
+    make: Callable[..., nn.Module],
+    call: Callable[..., Array],
+    shape: Transformer,
+    x: Array,
+    each: Array | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """`x` through `run(parameters, x, extra[i])` of every layer -> (the last output, every output).
+    """`x` through equal blocks, the children "0", "1", ... of `stack` -> (the last output, every output).
 
     Args:
-      layers: the parameters of each layer, of equal shapes.
-      extra: what else each layer gets, layers along the first axis.
+      make: builds a block: `make(name=...)`.
+      call: (block, x, what this block gets of `each`) -> its output.
+      shape: says how many blocks there are and how they run.
+      each: something of its own for every block, blocks along the first axis.
     """
+    depth, compute = shape.depth, shape.compute
+    if stack.is_initializing():
+        hidden = []
+        for i in range(depth):
+            x = call(make(name=str(i)), x, None if each is None else each[i])
+            hidden.append(x)
+        return x, tuple(hidden)
+    if depth == 0:
+        return x, ()
+    block = make(parent=None)
+
+    def run(params, x, own):
+        return call(partial(block.apply, {"params": params}), x, own)
+
     if compute.remat != "none":
         run = jax.checkpoint(run, policy=POLICIES[compute.remat])
-    layers = [_in_compute_dtype(layer, compute.dtype) for layer in layers]
+    layers = [_in_compute_dtype(stack.variables["params"][str(i)], compute.dtype) for i in range(depth)]
     if compute.scan:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
@@ -169,11 +180,11 @@ def run_layers(
             x = run(layer[0], x, layer[1])
             return x, x
 
-        x, every = jax.lax.scan(one, x, (stacked, extra))
-        return x, tuple(every[i] for i in range(len(layers)))
+        x, every = jax.lax.scan(one, x, (stacked, each))
+        return x, tuple(every[i] for i in range(depth))
     hidden = []
     for i, layer in enumerate(layers):
-        x = run(layer, x, None if extra is None else extra[i])
+        x = run(layer, x, None if each is None else each[i])
         hidden.append(x)
     return x, tuple(hidden)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from mae_jax.core.mesh import shard
 from mae_jax.core.types import Mask
 from mae_jax.losses.contrast import unit
 from mae_jax.nets.attention import Attention, CrossAttention
-from mae_jax.nets.block import Mlp, Stack, Transformer, run_layers
+from mae_jax.nets.block import Mlp, Stack, Transformer, run_blocks
 from mae_jax.nets.layers import LayerNorm, conv_bias, dense, token_init
 from mae_jax.tokens import positions
 
@@ -67,19 +68,9 @@ class CrossStack(nn.Module):
         bias: Float[Array, "#b #h n n"] | None = None,
         cross_bias: Float[Array, "#b #h n m"] | None = None,
     ) -> Float[Array, "b n d"]:
-        each = memory.ndim == 4
-        if self.is_initializing():
-            for i in range(self.shape.depth):
-                block = CrossBlock(self.shape, self.norm_memory, self.fused_kv, name=str(i))
-                x = block(x, memory[i] if each else memory, bias, cross_bias)
-            return x
-        block = CrossBlock(self.shape, self.norm_memory, self.fused_kv, parent=None)
-
-        def run(params, x, own):
-            return block.apply({"params": params}, x, own if each else memory, bias, cross_bias)
-
-        layers = [self.variables["params"][str(i)] for i in range(self.shape.depth)]
-        return run_layers(run, layers, x, memory if each else None, self.shape.compute)[0]
+        make = partial(CrossBlock, self.shape, self.norm_memory, self.fused_kv)
+        call = lambda block, x, own: block(x, memory if own is None else own, bias, cross_bias)
+        return run_blocks(self, make, call, self.shape, x, memory if memory.ndim == 4 else None)[0]
 
 
 class HierarchicalDecoder(nn.Module):

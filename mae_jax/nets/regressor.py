@@ -1,5 +1,7 @@
 """CAE's way from visible latents to codes: a regressor that cross-attends, a decoder among the hidden tokens alone."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,7 +9,7 @@ from jaxtyping import Array, Float
 from mae_jax.core.mesh import shard
 from mae_jax.core.types import Mask
 from mae_jax.nets.attention import CrossAttention
-from mae_jax.nets.block import Mlp, Residual, Stack, Transformer, run_layers
+from mae_jax.nets.block import Mlp, Residual, Stack, Transformer, run_blocks
 from mae_jax.nets.layers import LayerNorm, dense
 from mae_jax.tokens import positions
 
@@ -72,19 +74,9 @@ class RegressorStack(nn.Module):
         visible_pos: Float[Array, "b k d"],
         drop: Float[Array, "b depth 2"] | None = None,
     ) -> Float[Array, "b h d"]:
-        depth = self.shape.depth
-        if self.is_initializing():
-            for i in range(depth):
-                z = RegressorBlock(self.shape, name=str(i))(z, visible, hidden_pos, visible_pos)
-            return z
-        block = RegressorBlock(self.shape, parent=None)
-
-        def run(params, z, drop):
-            return block.apply({"params": params}, z, visible, hidden_pos, visible_pos, drop)
-
-        layers = [self.variables["params"][str(i)] for i in range(depth)]
-        extra = None if drop is None else drop.swapaxes(0, 1)
-        return run_layers(run, layers, z, extra, self.shape.compute)[0]
+        call = lambda block, z, drop: block(z, visible, hidden_pos, visible_pos, drop)
+        drops = None if drop is None else drop.swapaxes(0, 1)
+        return run_blocks(self, partial(RegressorBlock, self.shape), call, self.shape, z, drops)[0]
 
 
 class Regressor(nn.Module):

@@ -102,3 +102,9 @@ def attention(tower: Tower, params: Params, hidden: tuple[Array, ...], layer: in
     """softmax(q k^T / sqrt(c)) of one block, which the stack itself does not keep."""
     q, k, _ = project(tower, params, hidden, layer)
     return attention_weights(q, k, tower.shape.qk_scale or q.shape[-1] ** -0.5)
+
+
+def shapes(tower: Tower) -> Params:
+    """The shapes of a tower's parameters, of `jax.ShapeDtypeStruct`s."""
+    image = jnp.zeros((1, *tower.size, tower.channels))
+    return jax.eval_shape(tower.init, jax.random.key(0), image)["params"]

@@ -13,6 +13,7 @@ from mae_jax.core.errors import UserError
 from mae_jax.interop.files import read_tensors
 from mae_jax.interop.names import Rules, import_weights
 from mae_jax.methods.base import FrozenSpec
+from mae_jax.nets import tower
 
 BUNDLED = Path(__file__).parent / "bundled"
 Tensors = Mapping[str, np.ndarray]
@@ -44,9 +45,7 @@ def sha256(path: Path) -> str:
 
 def tower_shapes(spec: FrozenSpec) -> dict[str, Any]:
     """The parameters' shapes of a network of nets/tower.py."""
-    tower = spec.network
-    image = jnp.zeros((1, *tower.size, tower.channels))
-    return jax.eval_shape(tower.init, jax.random.key(0), image)["params"]
+    return tower.shapes(spec.network)
 
 
 def tokenizer_shapes(spec: FrozenSpec) -> dict[str, Any]:

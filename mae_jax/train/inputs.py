@@ -2,9 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-
 from mae_jax.augment.normalise import normalise, within_batch
 from mae_jax.config import Augment
 from mae_jax.core.errors import UserError, nearest
@@ -83,9 +80,5 @@ def on_device(spec: Mapping[str, Leaf], augment: Augment, batch: Batch, ctx: Con
         else:
             out[name] = normalise(batch[name], augment.mean, augment.std)
         if augment.noise and ctx is not None and not leaf.unit:
-            out[name] = out[name] + augment.noise * _noise(ctx, name, out[name].shape)
+            out[name] = out[name] + augment.noise * ctx.normal(f"augment/noise/{name}", out[name].shape)
     return out
-
-
-def _noise(ctx: Context, name: str, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    return jnp.asarray(ctx.normal(f"augment/noise/{name}", shape))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mae_jax.config import Optim
+from mae_jax.core.ramps import cosine
 
 Schedule = Callable[[Int[Array, ""] | int | float], Float[Array, ""]]
 
@@ -28,11 +29,6 @@ def warmup_cosine(
         return jnp.where(step < warmup, rising, falling)
 
     return rate
-
-
-def cosine(start: float, end: float, progress: Array | float) -> Array:
-    """Half a cosine from `start` at progress 0 to `end` at 1."""
-    return end + (start - end) * 0.5 * (1.0 + jnp.cos(math.pi * jnp.clip(progress, 0.0, 1.0)))
 
 
 def scaled(base: float, batch: int, rule: str = "linear") -> float:

@@ -19,7 +19,7 @@ from mae_jax.interop.names import export_weights, import_weights
 from mae_jax.methods.base import FrozenSpec
 from mae_jax.nets.block import Transformer
 from mae_jax.nets.layers import apply
-from mae_jax.nets.tower import KINDS, attention
+from mae_jax.nets.tower import KINDS, attention, shapes
 from mae_jax.tokens.positions import sincos, with_prefix
 from mae_jax.train.checkpoint import Checkpoints
 
@@ -134,7 +134,7 @@ def test_weights_that_are_not_finite(tmp_path):
 def test_positions_are_resampled_at_another_size():
     """A tower of 4 x 4 places reads 3 x 3 patches: as if its table had been resampled first (CLIP-L/14 at 196 px)."""
     tower = clip_vision_teacher.tower_of(CLIP.config)
-    params, _ = import_weights(clip_vision_teacher.rules(tower), CLIP.weights, clip_vision_teacher.template(tower))
+    params, _ = import_weights(clip_vision_teacher.rules(tower), CLIP.weights, shapes(tower))
     image = jax.random.normal(jax.random.key(0), (1, 24, 24, 3))
     torch = pytest.importorskip("torch")
     table = params["pos_embed"]
