@@ -2,6 +2,7 @@
 
 import zlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,13 @@ import numpy as np
 from mae_jax.core.errors import UserError
 
 SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
+
+
+@dataclass(frozen=True)
+class Part:
+    start: int
+    length: int
+    weight: float = 1.0
 
 
 class Source(ABC):
@@ -26,6 +34,10 @@ class Source(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(0, len(self)),)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """The record's arrays by the names under which methods read them (`Method.batch_spec`), and "label".
