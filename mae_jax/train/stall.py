@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-
 WORTH_SAYING = 0.05  # share of the time that starves the devices
 
 
