@@ -10,7 +10,7 @@ import numpy as np
 from mae_jax.core.errors import UserError
 from mae_jax.data.plan import PROBLEMS, Batch
 from mae_jax.data.sources.base import Source
-from mae_jax.data.workers import death, running
+from mae_jax.data.workers import WorkerEnded, death, running
 
 SAID = 10  # bad records that are named on stderr
 LISTED = 50  # bad records that an error names
@@ -84,24 +84,29 @@ class Batches(Iterator[Batch]):
                 part = next(self._iterator)
                 break
             except RuntimeError as error:
-                said = death(error, self._children)
-                if said is None:
+                end = death(error, self._children)
+                if end is None:
                     raise
-                self._restart(said, number, error)
+                self._restart(end, number)
         if self._workers and not self._children:
             self._children = running()
         self.problems.note(part.pop(PROBLEMS), len(part["index"]))
         return {key: np.asarray(value) for key, value in part.items()}  # from a worker: grain's subclass
 
-    def _restart(self, said: str, number: int, error: Exception) -> None:
+    def _restart(self, end: WorkerEnded, number: int) -> None:
         self.close()
+        if not end.killed:
+            raise UserError(
+                f"{end}; what it wrote is above. Workers import the script that asks for them, so what that does must "
+                f"stand under `if __name__ == '__main__':`. data.workers=0 decodes in threads of this process."
+            ) from end
         if self._restarts == RESTARTS:
             raise UserError(
-                f"{said}; workers have been started again {RESTARTS} times already. If memory runs out, lower "
+                f"{end}; workers have been started again {RESTARTS} times already. If memory runs out, lower "
                 f"data.workers or data.memory_mb; data.workers=0 decodes in threads of this process."
-            ) from error
+            ) from end
         self._restarts += 1
-        print(f"mae_jax: {said}; starting the workers again, no sample is lost", file=sys.stderr, flush=True)
+        print(f"mae_jax: {end}; starting the workers again, no sample is lost", file=sys.stderr, flush=True)
         self._children = []
         self._iterator = self._parts(number)
 

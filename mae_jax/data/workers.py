@@ -21,8 +21,16 @@ def in_workers(dataset: grain.MapDataset, workers: int, ahead: int) -> grain.Dat
     return iter(one.mp_prefetch(options, worker_init_fn=partial(_worker, os.getpid())))
 
 
-def death(error: BaseException, children: list) -> str | None:
-    """What is to be said where `error` means that a worker was ended from outside; None for any other error.
+class WorkerEnded(Exception):
+    """A worker process is gone. `killed`: by a signal, so that a new one may do better."""
+
+    def __init__(self, message: str, killed: bool):
+        super().__init__(message)
+        self.killed = killed
+
+
+def death(error: BaseException, children: list) -> WorkerEnded | None:
+    """What `error` says of the end of a worker; None for any other error.
 
     Args:
         children: the processes that ran (multiprocessing.Process).
@@ -34,12 +42,13 @@ def death(error: BaseException, children: list) -> str | None:
     dead = [str(p.pid) for p in children if p.exitcode == code]
     who = f"a data worker (process {', '.join(dead)})" if dead else "a data worker"
     if code >= 0:
-        return f"{who} ended with exit status {code}"
+        return WorkerEnded(f"{who} ended with exit status {code}", killed=False)
     try:
         how = signal.Signals(-code).name
     except ValueError:
         how = f"signal {-code}"
-    return f"{who} was killed by {how}" + (", as the system does when memory runs out" if how == "SIGKILL" else "")
+    why = ", as the system does when memory runs out" if how == "SIGKILL" else ""
+    return WorkerEnded(f"{who} was killed by {how}{why}", killed=True)
 
 
 def running() -> list:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -184,3 +186,19 @@ def test_workers_that_are_killed_again_and_again_are_an_error(small_parts, monke
             for _ in range(100):
                 next(batches)
         assert time.monotonic() - begin < 60  # not a figure of speed: it must end at all
+
+
+def test_a_script_without_a_guard_is_told_what_to_do(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from mae_jax.data.pipeline import train_batches\n"
+        "from mae_jax.data.sources import make_source\n"
+        "from mae_jax.data.transforms import HostAugment\n"
+        "from mae_jax.data.views import View, Views\n"
+        "source = make_source('synthetic', 'train', {'size': 8})\n"
+        "views = Views({'image': View(HostAugment((8, 8), 3))})\n"
+        "next(train_batches(source, views, batch=4, seed=0, workers=1))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "UserError: a data worker" in done.stderr and "if __name__ == '__main__':" in done.stderr.splitlines()[-1]
