@@ -47,7 +47,27 @@ class Augment:
     pad: int = 0  # reflect so many pixels round the image and cut its size out at random (a small shift)
     noise: float = 0.0  # deviation of Gaussian noise on normalised training images, drawn for each view
     normalise: Literal["fixed", "batch"] = "fixed"  # "batch": from mean +- 2 std of the batch to [0, 1] (CROMA)
-    extra: tuple[str, ...] = ()  # further augmentations by name
+    where: Literal["host", "device"] = "host"  # crop, resize and flip on the host, or inside the step (docs/augment.md)
+    canvas: tuple[int, int] = (512, 512)  # "device": pictures travel on canvases of so many pixels, shrunk to fit
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"  # antialiased, unless the method says which
+    randaugment: str | None = None  # RandAugment on the host by timm's grammar, as "rand-m9-mstd0.5-inc1"
+    vertical_flip: bool = False  # exchange top and bottom of half of the images
+    quarter_turns: bool = False  # turn square images by 0, 90, 180 or 270 degrees
+    colour_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    colour_jitter_p: float = 1.0  # probability of the jitter; so are the next three, of what they name
+    grayscale: float = 0.0
+    blur: float = 0.0  # Gaussian, deviation 0.1..2 pixels
+    solarize: float = 0.0  # invert what is above the middle
+    one_of: bool = False  # at most one of these three per image; their probabilities add up to at most 1
+    colour_views: tuple[str, ...] = ()  # leaves whose colours change, from jitter to solarize; (): all images
+    erase: float = 0.0  # probability of a box of noise (random erasing)
+    mixup: float = 0.0  # alpha: each image blended with another of the batch; with cutmix, one of both by halves
+    cutmix: float = 0.0  # alpha: a box out of another image of the batch
+    volume_crop: float | None = None  # cut volumes out of larger ones; share of crops about a voxel that is not 0
+    volume_flip: float = 0.0  # probability, along each axis
+    volume_turn: float = 0.0  # probability of 1, 2 or 3 quarter turns in the plane of the first two axes
+    volume_scale: tuple[float, float] = (0.0, 0.0)  # (s, probability): intensities times 1 + U(-s, s)
+    volume_shift: tuple[float, float] = (0.0, 0.0)  # (s, probability): intensities plus U(-s, s)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """CROMA's pretraining recipe on SSL4EO-S12, shared by the model sizes.
 
 The authors' training loop is not public. Image size, sensors and normalisation are those of their model and its README;
-epochs, batch, rates and warm-up are from memory of the paper and were not read again; betas are torch's defaults.
+epochs, batch, rates, warm-up and augmentation are from memory of the paper and were not read again; betas are torch's
+defaults.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +22,10 @@ def recipe(arg: str, epochs: int, **model) -> ConfigDict:
                 decoder_heads=8, mask_ratio=0.75, **model,
             ),
             data=dict(source="folder", workers=16),  # data.path: a tree of .npy stacks [h, w, 14]
+            # Squares of 60 to 180 of a tile's 264 pixels, brought to 120; both sensors are one stack, so they share all.
             augment=dict(
-                crop_scale=None, flip=True, normalise="batch", extra=("random_crop", "vertical_flip", "quarter_turns")
+                crop_scale=((60 / 264) ** 2, (180 / 264) ** 2), crop_ratio=(1.0, 1.0), flip=True, vertical_flip=True,
+                quarter_turns=True, normalise="batch",
             ),
             optim=dict(
                 name="adamw", learning_rate=4e-6, scaling="linear", warmup=epochs * epoch // 20, b1=0.9, b2=0.999,

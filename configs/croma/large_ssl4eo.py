@@ -1,11 +1,9 @@
 r"""CROMA-L (12 + 2 channels at 120 px, patches of 8 px), SSL4EO-S12: pretraining, 600 epochs.
 
 Run:      mae_jax train --config configs/croma/large_ssl4eo.py \
-              --workdir runs/croma_large --config.data.path=/data/ssl4eo --config.augment.extra='()'
+              --workdir runs/croma_large --config.data.path=/data/ssl4eo
 Hardware: 8 A100 of 80 GB in the paper. The whole batch is contrasted, so microbatches are refused: on fewer chips
           lower train.batch (the learning rate follows it), or set --config.mesh.remat=full.
-          Random crops, vertical flips and turns of augment.extra do not exist here yet, and the run says so unless
-          they are switched off as above; images are then scaled and cropped in the middle.
 Expect:   over the best multispectral model before it (paper, abstract, averages over data sets): fine-tuning +1.8,
           linear probe +2.4, kNN +3.5, segmentation +6.4 points.
 """

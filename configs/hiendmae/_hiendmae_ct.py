@@ -14,9 +14,12 @@ def recipe(arg: str, **model) -> ConfigDict:
     return ConfigDict(
         dict(
             method=dict(name="hiendmae", volume_size=96, channels=1, mask_ratio=0.75, **model),
-            # Crops of 96^3 at 1.5 mm, intensities of -175..250 HU scaled to [0, 1]: an array [n, 96, 96, 96].
-            data=dict(source="volumes", path="ct_crops.npy", workers=16),
-            augment=dict(extra=("volume_crop", "volume_flip", "volume_rotate", "intensity_scale", "intensity_shift")),
+            # Scans at 1.5 mm, intensities of -175..250 HU scaled to [0, 1], brought to one size of at least 96^3: an
+            # array [n, d, h, w]. Theirs are cut 8 times when they are read; here a scan comes 8 times as often.
+            data=dict(source="volumes", path="ct.npy", workers=16),
+            augment=dict(
+                volume_crop=0.75, volume_flip=0.5, volume_turn=0.3, volume_scale=(0.1, 0.1), volume_shift=(0.1, 0.1)
+            ),
             # Absolute rate; their exclusions from weight decay are never read, so everything decays.
             optim=dict(
                 name="adamw", learning_rate=1e-4, scaling="none", warmup=10 * epoch, b1=0.9, b2=0.95,

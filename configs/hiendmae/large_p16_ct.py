@@ -1,10 +1,8 @@
 r"""Hi-End-MAE, 12 blocks of 1536, patches of 16^3 voxels, CT crops of 96^3: 1000 epochs.
 
 Run:      mae_jax train --config configs/hiendmae/large_p16_ct.py \
-              --workdir runs/hiendmae_large_p16 --config.data.path=/data/ct_crops.npy --config.augment.extra='()'
+              --workdir runs/hiendmae_large_p16 --config.data.path=/data/ct.npy
 Hardware: 4 GPUs in the authors' example. On fewer chips raise train.microbatches.
-          Crop the scans first: the random crop, flips, turns and intensity changes of augment.extra do not exist here
-          yet, and the run says so unless they are switched off as above.
 Expect:   no number that we could read at its source; as features for segmentation, better than MAE's
           (docs/methods/hiendmae.md).
 """

@@ -18,10 +18,11 @@ def recipe(arg: str, **model) -> ConfigDict:
                 head_activation="relu", bc_weight=0.25, momentum=0.996, **model,
             ),
             data=dict(source="folder", workers=16),  # data.path: a tree with train/ and val/, one folder per class
-            # Both views: short side to 224, reflect 4 pixels, crop, flip. The extras are the second view's: colour
-            # jitter (0.4, 0.4, 0.2, 0.1) with probability 0.8, then exactly one of the other three.
+            # Both views: short side to 224, reflect 4 pixels, crop, flip. The second view's colours besides: jitter,
+            # then exactly one of the three that follow.
             augment=dict(
-                crop_scale=None, pad=4, flip=True, extra=("color_jitter", "grayscale", "solarize", "gaussian_blur")
+                crop_scale=None, pad=4, flip=True, colour_views=("image_2",), colour_jitter=(0.4, 0.4, 0.2, 0.1),
+                colour_jitter_p=0.8, grayscale=1 / 3, solarize=1 / 3, blur=1 / 3, one_of=True,
             ),
             # sqrt: peak = rate * sqrt(batch) / 4, 2.4e-3 at 4096
             optim=dict(

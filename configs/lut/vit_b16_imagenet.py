@@ -1,9 +1,7 @@
 r"""LUT, ViT-B/16, ImageNet-1k at 224 px: the authors' pretraining recipe, 1600 epochs (":400" for 400).
 
 Run:      mae_jax train --config configs/lut/vit_b16_imagenet.py \
-              --workdir runs/lut_vit_b16_imagenet --config.data.path=/data/imagenet --config.augment.extra="()"
-          The colour augmentations of the second view do not exist here yet. Without the last override the run is
-          refused; with it, it is not quite the published recipe.
+              --workdir runs/lut_vit_b16_imagenet --config.data.path=/data/imagenet
 Hardware: the authors used 8 V100 and published no hours. 155 GFLOP per image and step, 2.6 times MAE's.
           On fewer chips raise train.microbatches (batch norm then sees each part by itself, as theirs did with 4),
           and --config.mesh.fsdp where memory is short.

@@ -109,9 +109,14 @@ def draw(
     return Draw(lam, box, use_cutmix)
 
 
+def mix_images(images: Float[Array, "b h w c"], draw: Draw, cut: bool = True) -> Float[Array, "b h w c"]:
+    """The mixed images for one draw; `cut` False: draws are never of cutmix, which is then left out."""
+    blended = mixup(images, draw.lam).astype(images.dtype)
+    return jnp.where(draw.use_cutmix, cutmix(images, draw.box), blended) if cut else blended
+
+
 def mix(
     images: Float[Array, "b h w c"], labels: Int[Array, " b"], draw: Draw, *, classes: int, smoothing: float
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b {classes}"]]:
     """Return the mixed images and their soft targets for one draw."""
-    mixed = jnp.where(draw.use_cutmix, cutmix(images, draw.box), mixup(images, draw.lam).astype(images.dtype))
-    return mixed, soft_targets(labels, classes, smoothing, draw.lam)
+    return mix_images(images, draw), soft_targets(labels, classes, smoothing, draw.lam)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Shaped
 
 def normalise(image: Shaped[Array, "*b c"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "*b c"]:
     """(image - mean) / std per channel, in float32. Integers are first scaled to [0, 1] by their type's maximum."""
-    x = _unit(image)
+    x = to_unit(image)
     shape = (1,) * (x.ndim - 1) + (-1,)
     offset, scale = np.asarray(mean, np.float32).reshape(shape), np.asarray(std, np.float32).reshape(shape)
     return (x - offset) / scale
@@ -18,13 +18,14 @@ def within_batch(image: Shaped[Array, "b *s c"], deviations: float = 2.0) -> Flo
 
     Couples the samples of a batch, and is unstable where a channel hardly varies.
     """
-    x = _unit(image)
+    x = to_unit(image)
     axes = tuple(range(x.ndim - 1))
     mean, std = x.mean(axes, keepdims=True), x.std(axes, keepdims=True)
     low, high = mean - deviations * std, mean + deviations * std
     return jnp.clip((x - low) / jnp.maximum(high - low, 1e-6), 0.0, 1.0)
 
 
-def _unit(image: Shaped[Array, "*b c"]) -> Float[Array, "*b c"]:
+def to_unit(image: Shaped[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """float32; integers are scaled to [0, 1] by their type's maximum, floats stay as they are."""
     x = jnp.asarray(image, jnp.float32)
     return x / np.float32(jnp.iinfo(image.dtype).max) if jnp.issubdtype(image.dtype, jnp.integer) else x

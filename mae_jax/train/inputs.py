@@ -1,84 +1,187 @@
-"""What happens to a batch between the source and the loss, for whatever leaves a method reads."""
+"""What happens to a batch between the source and the loss, for whatever leaves a method reads.
 
-from collections.abc import Callable, Mapping
+Two paths. Host: the pictures are cropped, resized and mirrored before they travel. Device (augment.where): they travel
+on canvases, with ".extent" leaves beside them, and the same happens inside the step. Everything after that (turns,
+colours, normalisation, noise, erasing, mixing) is the device's on both. docs/augment.md
+"""
 
-from mae_jax.augment.normalise import normalise, within_batch
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, Int
+
+from mae_jax.augment import colour, crop, mixup, volume
+from mae_jax.augment.erase import erase
+from mae_jax.augment.geometry import reverse, turn, upto
+from mae_jax.augment.normalise import normalise, to_unit, within_batch
 from mae_jax.config import Augment
-from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.keys import Context
 from mae_jax.core.types import Batch
+from mae_jax.data.canvas import Canvas
 from mae_jax.data.transforms import HostAugment
 from mae_jax.data.views import Raw, View, Views
-from mae_jax.methods.base import Leaf, Method
+from mae_jax.data.volume_crop import VolumeCrop
+from mae_jax.methods.base import Leaf
+from mae_jax.train.input_checks import check, coloured, is_image, is_volume
 
-# Augmentations that augment.extra may name. None yet: the recipes that need some say which.
-EXTRA: Mapping[str, Callable] = {}
+__all__ = ["batch_leaves", "check", "host_leaves", "is_image", "on_device", "views", "with_targets"]
 
-
-def is_image(name: str) -> bool:
-    """Whether a leaf is cropped, resized and normalised as an image."""
-    return name == "image" or name.startswith("image_")
-
-
-def check(method: Method, augment: Augment) -> None:
-    """Raise UserError where the augmentation is unknown or does not fit the method's images."""
-    for name in augment.extra:
-        if name not in EXTRA:
-            raise UserError(
-                f"augment.extra names '{name}', an augmentation that does not exist here yet. {nearest(name, EXTRA)} "
-                f"To train without it: --config.augment.extra='()'."
-            )
-    for name, leaf in method.batch_spec.items():
-        if leaf.crop_of and leaf.crop_of not in method.batch_spec:
-            raise ValueError(f"leaf '{name}' is a crop of '{leaf.crop_of}', which is no leaf of '{method.name}'")
-        if not is_image(name) or leaf.unit or augment.normalise == "batch":
-            continue
-        for key, value in (("mean", augment.mean), ("std", augment.std)):
-            if len(value) != leaf.shape[-1]:
-                raise UserError(
-                    f"augment.{key} has {len(value)} number(s) but the method reads {leaf.shape[-1]} channel(s): give "
-                    f"one per channel, as --config.augment.{key}='({', '.join(['0.5'] * leaf.shape[-1])},)'."
-                )
-            own = getattr(method, key, value)  # of a method that undoes the normalisation for its teacher
-            if len(own) == len(value) and tuple(own) != tuple(value):
-                raise UserError(
-                    f"method.{key}={own} is not augment.{key}={value}: the method takes its input back to pixels by "
-                    f"numbers of its own, so the two must be equal."
-                )
+EXTENT = ".extent"
+Spec = Mapping[str, Leaf]
 
 
-def views(spec: Mapping[str, Leaf], augment: Augment, train: bool) -> Views:
-    """The host's share: one entry per leaf. Every image draws its own crop, but where it is a `crop_of` another."""
-    own = [name for name, leaf in spec.items() if is_image(name) and not leaf.crop_of]
-    leaves: dict[str, View | Raw] = {}
+def canvases(spec: Spec) -> dict[str, str]:
+    """{image leaf: the leaf whose canvas it is cropped from}: the first with as many channels, since all images of a
+    record are views of one picture."""
+    firsts: dict[int, str] = {}
+    return {name: firsts.setdefault(leaf.shape[-1], name) for name, leaf in spec.items() if is_image(name)}
+
+
+def batch_leaves(spec: Spec, augment: Augment) -> dict[str, Leaf]:
+    """The leaves that travel to the devices in training: the spec's, or on the device path canvases and extents in
+    the place of images. Evaluation's are always the spec's."""
+    if augment.where == "host":
+        return dict(spec)
+    shared = canvases(spec)
+    out: dict[str, Leaf] = {}
     for name, leaf in spec.items():
-        if is_image(name):
+        if name not in shared:
+            out[name] = leaf
+        elif shared[name] == name:
+            out[name] = Leaf((*augment.canvas, leaf.shape[-1]), "uint8", batched=leaf.batched)
+            out[name + EXTENT] = Leaf((4,), "int32", batched=leaf.batched)
+    return out
+
+
+def views(spec: Spec, augment: Augment, train: bool) -> Views:
+    """The host's share."""
+    return Views(host_leaves(spec, augment, train))
+
+
+def host_leaves(spec: Spec, augment: Augment, train: bool) -> dict[str, Any]:
+    """One entry per leaf that travels. Every image draws its own crop, but where it is a `crop_of` another."""
+    own = [name for name, leaf in spec.items() if is_image(name) and not leaf.crop_of]
+    shared = canvases(spec) if train and augment.where == "device" else {}
+    leaves: dict[str, View | Raw | Canvas | VolumeCrop] = {}
+    for name, leaf in spec.items():
+        if name in shared:
+            if shared[name] == name:
+                leaves[name] = Canvas(augment.canvas, leaf.shape[-1])
+        elif is_image(name):
             leaves[name] = View(_host(leaf, augment, train), own.index(leaf.crop_of or name))
+        elif is_volume(name) and augment.volume_crop is not None:
+            leaves[name] = VolumeCrop(leaf.shape, leaf.dtype, augment.volume_crop if train else None, len(own))
         else:
             leaves[name] = Raw(leaf.shape, leaf.dtype)
-    return Views(leaves)
+    return leaves
 
 
 def _host(leaf: Leaf, a: Augment, train: bool) -> HostAugment:
     height, width, channels = leaf.shape
     return HostAugment(
         size=(height, width), channels=channels, crop_scale=a.crop_scale if train else None, crop_ratio=a.crop_ratio,
-        flip=a.flip and train, pad=a.pad if train else 0, resample=leaf.resample,
+        flip=a.flip and train, pad=a.pad if train else 0, resample=_interpolation(leaf, a),
     )  # fmt: skip
 
 
-def on_device(spec: Mapping[str, Leaf], augment: Augment, batch: Batch, ctx: Context | None) -> Batch:
-    """The device's share: integers -> normalised float32, noise. Without a context nothing random happens."""
-    out = dict(batch)
-    for name, leaf in spec.items():
-        if not is_image(name) or name not in batch:
-            continue
-        if leaf.unit:
-            out[name] = normalise(batch[name], (0.0,), (1.0,))
-        elif augment.normalise == "batch":
-            out[name] = within_batch(batch[name])
-        else:
-            out[name] = normalise(batch[name], augment.mean, augment.std)
-        if augment.noise and ctx is not None and not leaf.unit:
-            out[name] = out[name] + augment.noise * ctx.normal(f"augment/noise/{name}", out[name].shape)
+def _size(leaf: Leaf) -> tuple[int, int]:
+    return leaf.shape[0], leaf.shape[1]
+
+
+def _interpolation(leaf: Leaf, a: Augment) -> str:
+    """The method's where it asks for another than the usual one, else the config's."""
+    return leaf.resample if leaf.resample != Leaf.resample else a.interpolation
+
+
+def on_device(spec: Spec, augment: Augment, batch: Batch, ctx: Context | None) -> Batch:
+    """The device's share: canvases or integers -> the arrays that the loss reads.
+
+    Without a context nothing random happens (canvases give their centre crops). Images alone are mixed; `with_targets`
+    gives the soft targets too.
+    """
+    out, _ = _augmented(spec, augment, batch, ctx)
     return out
+
+
+def with_targets(
+    spec: Spec,
+    augment: Augment,
+    batch: Batch,
+    ctx: Context | None,
+    labels: Int[Array, " b"],
+    *,
+    classes: int,
+    smoothing: float = 0.0,
+) -> tuple[Batch, Float[Array, "b {classes}"]]:
+    """`on_device` and the soft targets [b, classes] of the same mixing: what fine-tuning trains on."""
+    out, mixed = _augmented(spec, augment, batch, ctx)
+    return out, mixup.soft_targets(labels, classes, smoothing, 1.0 if mixed is None else mixed.lam)
+
+
+def _augmented(spec: Spec, augment: Augment, batch: Batch, ctx: Context | None) -> tuple[Batch, mixup.Draw | None]:
+    out = {name: array for name, array in batch.items() if not name.endswith(EXTENT)}
+    images = {name: leaf for name, leaf in spec.items() if is_image(name)}
+    for name in images:
+        if not images[name].crop_of:
+            group = {n: leaf for n, leaf in images.items() if name in (n, leaf.crop_of)}
+            out |= _view(name, group, augment, _pictures(name, group, spec, augment, batch, ctx), ctx)
+    if ctx is None:
+        return out, None
+    changes = volume.Changes(augment.volume_flip, augment.volume_turn, augment.volume_scale, augment.volume_shift)
+    for name in spec:
+        if is_volume(name) and name in out and changes != volume.Changes():
+            out[name] = volume.change(out[name], ctx, name, changes)
+    if not (augment.mixup or augment.cutmix):
+        return out, None
+    seen = [name for name in images if name in out]
+    size = _size(images[seen[0]])
+    drawn = mixup.draw(ctx.key("augment/mix"), size, mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix)
+    return out | {name: mixup.mix_images(out[name], drawn, bool(augment.cutmix)) for name in seen}, drawn
+
+
+def _pictures(name: str, group: Spec, spec: Spec, a: Augment, batch: Batch, ctx: Context | None) -> dict[str, Array]:
+    """The images of a view as the host path would have sent them: cut from their canvases where these came."""
+    shared = canvases(spec)
+    if shared[name] + EXTENT not in batch:
+        return {n: batch[n] for n in group if n in batch}
+    window = crop.Window(a.crop_scale, a.crop_ratio, a.pad)
+    draws = crop.draw(ctx, name, len(batch[shared[name]]), window, a.flip)
+    return {
+        n: crop.crop(
+            batch[shared[n]], batch[shared[n] + EXTENT], _size(leaf), window, draws, _interpolation(leaf, a)
+        )
+        for n, leaf in group.items()
+    }  # fmt: skip
+
+
+def _view(name: str, group: Spec, a: Augment, pictures: Mapping[str, Array], ctx: Context | None) -> dict[str, Array]:
+    """The images of one view (that share their draws), turned, coloured, normalised, with noise."""
+    if not pictures:
+        return {}
+    b = len(next(iter(pictures.values())))
+    upside_down = ctx.uniform(f"augment/vertical_flip/{name}", (b,)) < 0.5 if ctx and a.vertical_flip else None
+    quarters = upto(ctx.uniform(f"augment/quarter_turns/{name}", (b,)), 4) if ctx and a.quarter_turns else None
+    colours = colour.Colour(a.colour_jitter, a.colour_jitter_p, a.grayscale, a.blur, a.solarize, a.one_of)
+    drawn = colour.draw(ctx, name, b, colours) if ctx and coloured(a, name, group[name]) else colour.Draws()
+    out = {}
+    for n, x in pictures.items():
+        if upside_down is not None:
+            x = reverse(x, 1, upside_down)
+        if quarters is not None:
+            x = turn(x, (1, 2), quarters)
+        if any(d is not None for d in drawn):
+            x = colour.apply(to_unit(x), drawn, colours)
+        x = _normalised(x, group[n], a)
+        if ctx and not group[n].unit:
+            if a.noise:
+                x = x + a.noise * ctx.normal(f"augment/noise/{n}", x.shape)
+            if a.erase:
+                x = erase(x, ctx, n, a.erase)
+        out[n] = x
+    return out
+
+
+def _normalised(x: Array, leaf: Leaf, a: Augment) -> Float[Array, "b h w c"]:
+    if leaf.unit:
+        return normalise(x, (0.0,), (1.0,))
+    return within_batch(x) if a.normalise == "batch" else normalise(x, a.mean, a.std)

@@ -1,0 +1,76 @@
+"""The host's share of the device path: a picture decoded onto a canvas of fixed size, for the device to crop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mae_jax.core.errors import UserError
+from mae_jax.data.decode import BadImage, decode, is_jpeg, upright_size
+from mae_jax.data.transforms import resize
+from mae_jax.data.views import Draw
+
+
+@runtime_checkable
+class Decodable(Protocol):
+    """An image that knows its upright size (h, w) and can be decoded at 1/shrink of it (data/picture.py)."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def pixels(self, channels: int, shrink: int = 1) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The record's image at the top left of uint8 [H, W, channels], zeros elsewhere, and its extent.
+
+    A picture larger than the canvas is made to fit, its aspect kept: a JPEG by decoding it small where that leaves
+    enough pixels, then by resizing with antialiasing where need be. A smaller one lies there as it is.
+
+    Attributes:
+        size: (H, W) of the canvas.
+        channels: wanted number of channels.
+    """
+
+    size: tuple[int, int]
+    channels: int
+
+    def __call__(self, name: str, record: Mapping[str, Any], draw: Draw) -> dict[str, np.ndarray]:
+        """{"": uint8 [H, W, c], ".extent": int32 [4]}: the picture's true size (h0, w0), its size on the canvas (h, w).
+
+        Raises: BadImage, also for pixels that are not uint8; UserError where the record holds no image.
+        """
+        if "image" not in record:
+            raise UserError(
+                f"the method reads '{name}', but the data's records hold {', '.join(map(repr, record))}: take another "
+                f"data.source. `mae_jax list` shows them."
+            )
+        true, image = self._fitted(record["image"])
+        if image.dtype != np.uint8:
+            raise BadImage(
+                f"it holds {image.dtype} pixels, and augment.where='device' reads uint8 ones: set "
+                f"--config.augment.where=host, which reads any"
+            )
+        h, w = image.shape[:2]
+        canvas = np.zeros((*self.size, self.channels), np.uint8)
+        canvas[:h, :w] = image
+        return {"": canvas, ".extent": np.array([*true, h, w], np.int32)}
+
+    def _fitted(self, data: Any) -> tuple[tuple[int, int], np.ndarray]:
+        """(true size, the image as it goes onto the canvas)."""
+        if isinstance(data, Decodable):
+            true, read = data.size, data.pixels
+        elif isinstance(data, bytes) and is_jpeg(data):
+            true, read = upright_size(data), lambda channels, shrink=1: decode(data, channels, shrink)
+        else:
+            whole = decode(data, self.channels)
+            true, read = whole.shape[:2], lambda channels, shrink=1: whole
+        fit = min(1.0, self.size[0] / true[0], self.size[1] / true[1])
+        shrink = next((s for s in (8, 4, 2) if 1 / s >= fit), 1)
+        image = read(self.channels, shrink)
+        h, w = (max(1, min(c, round(t * fit))) for c, t in zip(self.size, true))
+        if image.dtype != np.uint8 or (image.shape[0] <= self.size[0] and image.shape[1] <= self.size[1]):
+            return true, image
+        return true, resize(image, (h, w))

@@ -1,0 +1,146 @@
+"""What of the augmentation cannot be, or does not fit the method, said before anything is built."""
+
+from mae_jax.config import Augment
+from mae_jax.core.errors import UserError, nearest
+from mae_jax.methods.base import Leaf, Method
+
+PROBABILITIES = ("colour_jitter_p", "grayscale", "blur", "solarize", "erase", "volume_flip", "volume_turn")
+COLOURS = ("colour_jitter", "grayscale", "blur", "solarize")
+IMAGES = (*COLOURS, "vertical_flip", "quarter_turns", "erase", "mixup", "cutmix", "randaugment")
+VOLUMES = ("volume_crop", "volume_flip", "volume_turn", "volume_scale", "volume_shift")
+
+
+def is_image(name: str) -> bool:
+    """Whether a leaf is cropped, resized and normalised as an image."""
+    return name == "image" or name.startswith("image_")
+
+
+def is_volume(name: str) -> bool:
+    """Whether the volume_* augmentations change a leaf."""
+    return name == "volume"
+
+
+def check(method: Method, augment: Augment, microbatches: int = 1) -> None:
+    """Raise UserError where the augmentation cannot be or does not fit the method's leaves."""
+    _values(augment)
+    spec = method.batch_spec
+    for name, leaf in spec.items():
+        if leaf.crop_of and leaf.crop_of not in spec:
+            raise ValueError(f"leaf '{name}' is a crop of '{leaf.crop_of}', which is no leaf of '{method.name}'")
+    images = {name: leaf for name, leaf in spec.items() if is_image(name)}
+    volumes = {name: leaf for name, leaf in spec.items() if is_volume(name)}
+    for keys, what, leaves in ((IMAGES, "image", images), (VOLUMES, "volume", volumes)):
+        for key in keys:
+            if _on(augment, key) and not leaves:
+                raise UserError(
+                    f"augment.{key}={getattr(augment, key)!r} changes a leaf '{what}', but '{method.name}' reads "
+                    f"{', '.join(spec)}: leave it out."
+                )
+    if augment.where == "device" and not images:
+        raise UserError(
+            f"augment.where='device' crops images on the device, but '{method.name}' reads none: set 'host'."
+        )
+    _images(augment, images)
+    for leaf in volumes.values():
+        if augment.volume_turn and leaf.shape[0] != leaf.shape[1]:
+            raise UserError(
+                f"augment.volume_turn={augment.volume_turn} turns the first two axes into each other, but the method "
+                f"reads volumes of {leaf.shape[0]} x {leaf.shape[1]}: make them equal, or leave the turns out."
+            )
+    if microbatches > 1 and (augment.mixup or augment.cutmix):
+        raise UserError(
+            f"augment.mixup={augment.mixup} and cutmix={augment.cutmix} mix each image with another of the batch, and "
+            f"train.microbatches={microbatches} would let them meet within a part only: set train.microbatches=1."
+        )
+    _normalisation(method, augment, images)
+
+
+def _on(augment: Augment, key: str) -> bool:
+    value = getattr(augment, key)
+    return any(value) if isinstance(value, tuple) else value is not None and (key == "volume_crop" or bool(value))
+
+
+def _values(a: Augment) -> None:
+    """Numbers that no run could use."""
+    chances = [(key, getattr(a, key)) for key in PROBABILITIES]
+    chances += [("volume_scale", a.volume_scale[1]), ("volume_shift", a.volume_shift[1])]
+    chances += [("volume_crop", a.volume_crop or 0.0)]
+    for key, p in chances:
+        if not 0 <= p <= 1:
+            raise UserError(f"augment.{key}={getattr(a, key)}: a probability is at least 0 and at most 1.")
+    strengths = [(key, getattr(a, key)) for key in ("mixup", "cutmix", "noise")]
+    strengths += [("volume_scale", a.volume_scale[0]), ("volume_shift", a.volume_shift[0])]
+    for key, value in strengths:
+        if value < 0:
+            raise UserError(f"augment.{key}={getattr(a, key)}: at least 0 expected, which switches it off.")
+    if min(a.colour_jitter) < 0 or a.colour_jitter[3] > 0.5:
+        raise UserError(
+            f"augment.colour_jitter={a.colour_jitter}: brightness, contrast and saturation of at least 0 and a hue of "
+            f"0..0.5 turns expected; 0 switches each off."
+        )
+    if a.one_of and a.grayscale + a.blur + a.solarize > 1 + 1e-6:
+        raise UserError(
+            f"augment.one_of shares one draw among grayscale={a.grayscale}, blur={a.blur} and solarize={a.solarize}, "
+            f"which add up to more than 1: make them smaller, or set augment.one_of=False."
+        )
+    if min(a.canvas) < 1:
+        raise UserError(f"augment.canvas={a.canvas}: (height, width) of at least 1 pixel expected.")
+
+
+def _images(a: Augment, images: dict[str, Leaf]) -> None:
+    """What does not fit the shapes of the images."""
+    for name in a.colour_views:
+        if name not in images:
+            raise UserError(f"augment.colour_views names '{name}', which is no image here. {nearest(name, images)}")
+        if images[name].crop_of:
+            raise UserError(
+                f"augment.colour_views names '{name}', which repeats '{images[name].crop_of}': name that one."
+            )
+    for name, leaf in images.items():
+        height, width, channels = leaf.shape
+        if a.quarter_turns and height != width:
+            raise UserError(
+                f"augment.quarter_turns turns squares, but the method reads '{name}' of {height} x {width}: make "
+                f"method.image_size a square, or leave the turns out."
+            )
+        _, contrast, saturation, hue = a.colour_jitter
+        needs = {"grayscale": a.grayscale, "colour_jitter": saturation or hue or (contrast and channels != 1)}
+        for key, on in needs.items():
+            if on and channels != 3 and coloured(a, name, leaf):
+                raise UserError(
+                    f"augment.{key}={getattr(a, key)} needs red, green and blue, but the method reads '{name}' of "
+                    f"{channels} channel(s): set it to 0 (of the jitter, brightness fits any number of channels, and "
+                    f"contrast one), or name other leaves in augment.colour_views."
+                )
+    if a.cutmix and len({leaf.shape[:2] for leaf in images.values()}) > 1:
+        raise UserError(
+            f"augment.cutmix={a.cutmix} cuts one box out of all images, but the method reads them at different sizes "
+            f"({', '.join(images)}): set augment.cutmix=0; mixup fits."
+        )
+    if a.randaugment is not None and a.where == "device":
+        raise UserError(
+            f"augment.randaugment='{a.randaugment}' runs on the host, after the crop: set augment.where='host' with it."
+        )
+
+
+def coloured(a: Augment, name: str, leaf: Leaf) -> bool:
+    """Whether the colours of an image leaf change."""
+    return not a.colour_views or (leaf.crop_of or name) in a.colour_views
+
+
+def _normalisation(method: Method, augment: Augment, images: dict[str, Leaf]) -> None:
+    for leaf in images.values():
+        if leaf.unit or augment.normalise == "batch":
+            continue
+        for key, value in (("mean", augment.mean), ("std", augment.std)):
+            if len(value) != leaf.shape[-1]:
+                raise UserError(
+                    f"augment.{key} has {len(value)} number(s) but the method reads {leaf.shape[-1]} channel(s): give "
+                    f"one per channel, as --config.augment.{key}='({', '.join(['0.5'] * leaf.shape[-1])},)'."
+                )
+            own = getattr(method, key, value)  # of a method that undoes the normalisation for its teacher
+            if len(own) == len(value) and tuple(own) != tuple(value):
+                raise UserError(
+                    f"method.{key}={own} is not augment.{key}={value}: the method takes its input back to pixels by "
+                    f"numbers of its own, so the two must be equal."
+                )
