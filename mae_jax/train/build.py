@@ -25,7 +25,7 @@ from mae_jax.core.mesh import (
 from mae_jax.core.types import Batch, Params
 from mae_jax.data.sources import Source, make_source
 from mae_jax.data.views import Views
-from mae_jax.methods.base import Method
+from mae_jax.methods.base import Leaf, Method
 from mae_jax.train import inputs
 from mae_jax.train.optimizers import make_optimizer
 from mae_jax.train.schedules import Schedule, learning_rate
@@ -80,7 +80,7 @@ class Run:
         states, frozen = (jax.tree.map(lambda s: s.sharding, tree) for tree in (self.shapes, self.frozen_shapes))
         jitted = jax.jit(
             step,
-            in_shardings=(states, frozen, {name: self.sharding(name) for name in self.method.batch_spec}),
+            in_shardings=(states, frozen, {name: self.sharding(name) for name in self.leaves}),
             out_shardings=(states, replicated(self.mesh)),
             static_argnums=3,
             donate_argnums=0,
@@ -88,7 +88,7 @@ class Run:
 
         def run(state: State, frozen: Any, batch: Batch, plan: Any = None):
             with use_mesh(self.mesh):
-                return jitted(state, frozen, {name: batch[name] for name in self.method.batch_spec}, plan)
+                return jitted(state, frozen, {name: batch[name] for name in self.leaves}, plan)
 
         def lower(*arguments: Any):
             with use_mesh(self.mesh):
@@ -130,6 +130,11 @@ class Run:
         """The host's share of the augmentation."""
         return inputs.views(self.method.batch_spec, self.config.augment, train)
 
+    @functools.cached_property
+    def leaves(self) -> dict[str, Leaf]:
+        """What travels to the devices in training: the method's leaves, or canvases in the place of images."""
+        return inputs.batch_leaves(self.method.batch_spec, self.config.augment)
+
     @property
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) that bring an image of the method's input back to [0, 1]; empty where it lies there."""
@@ -139,7 +144,7 @@ class Run:
 
     def sharding(self, name: str) -> NamedSharding:
         """How a leaf of a batch lies on the devices."""
-        spec = self.method.batch_spec
+        spec = {**self.method.batch_spec, **self.leaves}
         split = spec[name].batched if name in spec else any(leaf.batched for leaf in spec.values())
         return batch_sharding(self.mesh) if split else replicated(self.mesh)
 
@@ -149,7 +154,7 @@ class Run:
 
     def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """This process's rows of a batch as global arrays; only what the method reads travels."""
-        wanted = {*self.method.batch_spec, "valid"}
+        wanted = {*self.method.batch_spec, *self.leaves, "valid"}
         return {name: self.place(name, array) for name, array in batch.items() if name in wanted}
 
     def open(self, split: str) -> Source:
@@ -184,7 +189,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
       UserError: what does not fit, before any long work.
     """
     method = make_method(config)
-    inputs.check(method, config.augment)
+    inputs.check(method, config.augment, config.train.microbatches)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), sample_batch(method))
     _check_sizes(config, method, params)
     optimizer = make_optimizer(config.optim, params, config.train.steps)
