@@ -26,7 +26,12 @@ class Data:
     """Where samples come from; the named source adds its own fields."""
 
     source: str = "folder"
-    workers: int = 0  # decoding processes; 0 decodes in a thread of the main one
+    train_split: str = "train"  # which records train: "train", "train[:90%]", "train+test", "train[1000:]"
+    test_split: str = "test"  # which records are probed and drawn
+    repeats: int = 1  # views of each record, one after the other: read and decoded once (repeated augmentation)
+    workers: int = 0  # decoding processes; 0 decodes in threads of the main one
+    memory_mb: int = 1024  # bound of what each host computes ahead of need
+    max_bad: float = 0.05  # share of unreadable records at which a run stops; below it they are replaced and counted
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the source's fields, filled by `resolve`
 
 
@@ -98,6 +103,7 @@ class Train:
     """How long, how many at a time, and in which numbers."""
 
     steps: int = 1000
+    sizes: tuple[tuple[int, int], ...] = ()  # progressive resolution: (from step, image size); (): method.image_size
     batch: int = 256  # global: over all devices and microbatches
     microbatches: int = 1  # the batch runs in this many parts (gradient accumulation)
     seed: int = 0
@@ -279,17 +285,20 @@ def _schema(
     return schema, defaults, options
 
 
+FREE_DATA = ("workers", "memory_mb", "max_bad")  # what changes no batch
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys in which two resolved configs differ in a way that would change the run, "key: old -> new".
 
-    A resumed run may change log, checkpoint, eval and mesh, the number of workers, and train for more steps.
+    A resumed run may change log, checkpoint, eval, mesh and what changes no batch (FREE_DATA), and train for longer.
     """
     old, new = (json.loads(json.dumps(config)) for config in (old, new))  # tuples read like the lists in a file
     found = []
     for section in sorted({*old, *new} - {"log", "checkpoint", "eval", "mesh"}):
         a, b = old.get(section, {}), new.get(section, {})
         for key in sorted({*a, *b}):
-            free = (section, key) == ("data", "workers")
+            free = section == "data" and key in FREE_DATA
             longer = (section, key) == ("train", "steps") and b.get(key, 0) >= a.get(key, 0)
             if a.get(key) != b.get(key) and not free and not longer:
                 found.append(f"{section}.{key}: {a.get(key)!r} -> {b.get(key)!r}")

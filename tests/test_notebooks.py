@@ -23,3 +23,23 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     shown = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     assert sum("image/png" in out.get("data", {}) for out in shown) == 2
     assert any("linear probe" in out.get("text", "") for out in shown)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_run_from_a_notebook(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cell = nbformat.v4.new_code_cell(
+        "from mae_jax.data.pipeline import train_batches\n"
+        "from mae_jax.data.sources import make_source\n"
+        "from mae_jax.data.transforms import HostAugment\n"
+        "from mae_jax.data.views import View, Views\n"
+        "source = make_source('photos', 'train', {'crops': 11})\n"
+        "views = Views({'image': View(HostAugment((8, 8), 3))})\n"
+        "def total(workers):\n"
+        "    with train_batches(source, views, batch=4, seed=0, workers=workers) as batches:\n"
+        "        return [int(next(batches)['image'].sum()) for _ in range(3)]\n"
+        "print(total(2) == total(0))\n"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    assert notebook.cells[0].outputs[0]["text"] == "True\n"

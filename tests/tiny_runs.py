@@ -61,7 +61,7 @@ def start(*argv: str | Path, log: Path, devices: int = 1) -> subprocess.Popen:
 def metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in ("images_per_second", "mfu")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "mfu", "data/wait")} for line in lines]
 
 
 def flip_bits(checkpoint: Path) -> None:

@@ -52,7 +52,11 @@ class Views:
 
     def __call__(self, record: Mapping[str, Any], draw: Draw) -> dict[str, np.ndarray]:
         """Raises BadImage, and UserError where the source does not give what the method reads."""
-        return {name: leaf(name, record, draw) for name, leaf in self.leaves.items()}
+        out: dict[str, np.ndarray] = {}
+        for name, leaf in self.leaves.items():
+            made = leaf(name, record, draw)
+            out |= {name + suffix: x for suffix, x in made.items()} if isinstance(made, dict) else {name: made}
+        return out
 
     def plain(self) -> "Views":
         """The same without anything random."""

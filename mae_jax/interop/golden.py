@@ -57,9 +57,8 @@ class Golden:
         """The images or volumes `name` as [b, *size, c]; UserError where they are not of `shape` (*size, c)."""
         images = np.moveaxis(self.input(name), 1, -1)
         if shape is not None and images.shape[1:] != tuple(shape):
-            raise UserError(
-                f"The images 'in/{name}' are {images.shape[1:]}, but the arguments (img_size, in_chans) say {tuple(shape)}."
-            )
+            have, said = images.shape[1:], tuple(shape)
+            raise UserError(f"The images 'in/{name}' are {have}, but the arguments (img_size, in_chans) say {said}.")
         return images
 
 

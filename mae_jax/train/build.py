@@ -25,7 +25,7 @@ from mae_jax.core.mesh import (
 from mae_jax.core.types import Batch, Params
 from mae_jax.data.sources import Source, make_source
 from mae_jax.data.views import Views
-from mae_jax.methods.base import Method
+from mae_jax.methods.base import Leaf, Method
 from mae_jax.train import inputs
 from mae_jax.train.optimizers import make_optimizer
 from mae_jax.train.schedules import Schedule, learning_rate
@@ -80,7 +80,7 @@ class Run:
         states, frozen = (jax.tree.map(lambda s: s.sharding, tree) for tree in (self.shapes, self.frozen_shapes))
         jitted = jax.jit(
             step,
-            in_shardings=(states, frozen, {name: self.sharding(name) for name in self.method.batch_spec}),
+            in_shardings=(states, frozen, {name: self.sharding(name) for name in self.leaves}),
             out_shardings=(states, replicated(self.mesh)),
             static_argnums=3,
             donate_argnums=0,
@@ -88,7 +88,7 @@ class Run:
 
         def run(state: State, frozen: Any, batch: Batch, plan: Any = None):
             with use_mesh(self.mesh):
-                return jitted(state, frozen, {name: batch[name] for name in self.method.batch_spec}, plan)
+                return jitted(state, frozen, {name: batch[name] for name in self.leaves}, plan)
 
         def lower(*arguments: Any):
             with use_mesh(self.mesh):
@@ -130,6 +130,11 @@ class Run:
         """The host's share of the augmentation."""
         return inputs.views(self.method.batch_spec, self.config.augment, train)
 
+    @functools.cached_property
+    def leaves(self) -> dict[str, Leaf]:
+        """What travels to the devices in training: the method's leaves, or canvases in the place of images."""
+        return inputs.batch_leaves(self.method.batch_spec, self.config.augment)
+
     @property
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) that bring an image of the method's input back to [0, 1]; empty where it lies there."""
@@ -139,7 +144,7 @@ class Run:
 
     def sharding(self, name: str) -> NamedSharding:
         """How a leaf of a batch lies on the devices."""
-        spec = self.method.batch_spec
+        spec = {**self.method.batch_spec, **self.leaves}
         split = spec[name].batched if name in spec else any(leaf.batched for leaf in spec.values())
         return batch_sharding(self.mesh) if split else replicated(self.mesh)
 
@@ -149,12 +154,32 @@ class Run:
 
     def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """This process's rows of a batch as global arrays; only what the method reads travels."""
-        wanted = {*self.method.batch_spec, "valid"}
+        wanted = {*self.method.batch_spec, *self.leaves, "valid"}
         return {name: self.place(name, array) for name, array in batch.items() if name in wanted}
 
     def open(self, split: str) -> Source:
-        """A split of the configured data."""
-        return make_source(self.config.data.source, split, self.config.data.options)
+        """The split "train" or "test" of the configured data, as data.train_split and data.test_split say."""
+        data = self.config.data
+        expression = {"train": data.train_split, "test": data.test_split}[split]
+        return make_source(data.source, expression, data.options)
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """The steps at which the size of the images changes; the first is 0."""
+        return tuple(first for first, _ in self.config.train.sizes) or (0,)
+
+    def at(self, step: int) -> "Run":
+        """The run at the image size of a step (progressive resolution); itself where train.sizes is empty."""
+        sizes = [size for first, size in self.config.train.sizes if first <= step]
+        if not sizes:
+            return self
+        if sizes[-1] not in self._stages:
+            self._stages[sizes[-1]] = dataclasses.replace(self, method=resized(self.method, sizes[-1]))
+        return self._stages[sizes[-1]]
+
+    @functools.cached_property
+    def _stages(self) -> dict[int, "Run"]:
+        return {}
 
 
 def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
@@ -164,8 +189,9 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
       UserError: what does not fit, before any long work.
     """
     method = make_method(config)
-    inputs.check(method, config.augment)
+    inputs.check(method, config.augment, config.train.microbatches)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), sample_batch(method))
+    _check_sizes(config, method, params)
     optimizer = make_optimizer(config.optim, params, config.train.steps)
     rate = learning_rate(config.optim, config.train.batch, config.train.steps)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
@@ -189,6 +215,32 @@ def frozen_shapes(method: Method) -> dict[str, Params]:
     from mae_jax import teachers
 
     return {name: teachers.shapes(spec) for name, spec in method.frozen().items()}
+
+
+def resized(method: Method, size: int) -> Method:
+    """The method for images of another size. Raises UserError where it has none."""
+    if "image_size" not in {field.name for field in dataclasses.fields(method)}:
+        raise UserError(f"train.sizes: '{method.name}' has no image_size that could change; leave train.sizes empty.")
+    changing: Any = method
+    other: Method = dataclasses.replace(changing, image_size=size)
+    other.check()
+    return other
+
+
+def _check_sizes(config: Config, method: Method, params: Params) -> None:
+    """Raise UserError where train.sizes is no schedule, or where the weights depend on the size."""
+    firsts = [first for first, _ in config.train.sizes]
+    if firsts and (firsts[0] != 0 or sorted(set(firsts)) != firsts):
+        raise UserError(f"train.sizes={config.train.sizes}: pairs (from step, size) expected, steps rising from 0.")
+    shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
+    for _, size in config.train.sizes:
+        other = resized(method, size)
+        if shapes(jax.eval_shape(other.init, jax.random.key(0), sample_batch(other))[0]) != shapes(params):
+            raise UserError(
+                f"train.sizes: the weights of '{method.name}' have other shapes at size {size} than at "
+                f"{getattr(method, 'image_size', None)} (a learned table of positions, say), so the size cannot change "
+                f"during a run."
+            )
 
 
 def _check_batch(config: Config, method: Method, mesh: Mesh) -> None:

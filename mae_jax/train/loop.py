@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 
-from mae_jax.config import Config, differences
+from mae_jax.config import FREE_DATA, Config, differences
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import replicated
+from mae_jax.data.batches import Problems
 from mae_jax.data.pipeline import fingerprint
 from mae_jax.eval.pictures import save_png
 from mae_jax.eval.probes import results_json, table
@@ -24,6 +25,7 @@ from mae_jax.train.plots import plot_run
 from mae_jax.train.probing import Probes
 from mae_jax.train.progress import Progress
 from mae_jax.train.signals import Preemption, agree
+from mae_jax.train.stall import Stall
 from mae_jax.train.state import State, rest_of
 from mae_jax.train.summary import summary
 from mae_jax.train.warm_start import warm_start
@@ -115,12 +117,14 @@ class Loop:
         progress = Progress(total, batch=config.train.batch, start=start, active=jax.process_index() == 0)
         before: dict[str, jax.Array] | None = None
         replaced = 0  # samples since the last logged step that could not be decoded
+        stall = Stall()
         due: tuple[int, dict[str, Any]] | None = None  # logged when the next step is under way
         try:
             for step in range(start, total):
-                host = next(batches)
+                now = run.at(step)
+                host = stall.take(batches, before)
                 replaced += int(host["replaced"].sum())
-                state, metrics = run.step(state, run.frozen, run.put(host), run.method.plan(step))
+                state, metrics = now.step(state, run.frozen, now.put(host), now.method.plan(step))
                 done = step + 1
                 if due is not None:
                     self.log(*due, progress)
@@ -129,8 +133,11 @@ class Loop:
                     jax.block_until_ready(before)  # the host runs one step ahead, never more
                 before = metrics
                 if done % log.every == 0 or done == total or done == 1:
-                    due = done, metrics | {"data/replaced": replaced}
+                    wait = stall.share()
+                    due = done, metrics | {"data/replaced": replaced, "data/wait": wait}
                     replaced = 0
+                    if done > start + 1:
+                        stall.advise(wait)
                 if done % patience == 0 and jax.process_count() > 1:
                     jax.block_until_ready(metrics)  # two collective programs at once can deadlock on a CPU
                 stop = done < total and done % patience == 0 and agree(preemption.requested)
@@ -147,6 +154,7 @@ class Loop:
         finally:
             progress.close()
             batches.close()
+            list_problems(self.workdir, batches.problems)
             self.checkpoints.wait()
         return state, True
 
@@ -160,10 +168,10 @@ class Loop:
         """Write one logged step, and stop a run in which nothing is finite any more."""
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         shown = {"loss": values["loss"], "lr": values["lr"]}
-        progress.update(step, shown, mfu=self.mfu(progress.rate))
+        progress.update(step, shown, mfu=self.mfu(step, progress.rate))
         if progress.rate is not None:
             values["images_per_second"] = progress.rate * self.config.train.batch
-            if (used := self.mfu(progress.rate)) is not None:
+            if (used := self.mfu(step, progress.rate)) is not None:
                 values["mfu"] = used
         self.writers.scalars(step, values)
         before, skipped = self.logged, int(values["skipped"])
@@ -177,9 +185,9 @@ class Loop:
                 f"optim.clip=1, or look for broken values in the data; the last checkpoint in {self.workdir} is good."
             )
 
-    def mfu(self, steps_per_second: float | None) -> float | None:
+    def mfu(self, step: int, steps_per_second: float | None) -> float | None:
         """Model FLOPs utilisation at this rate, where chip and cost are known."""
-        cost = self.built.method.cost()
+        cost = self.built.at(step - 1).method.cost()
         if cost is None or steps_per_second is None:
             return None
         mesh, rate = self.built.mesh, steps_per_second * self.config.train.batch
@@ -219,8 +227,18 @@ def refuse_other_config(config: Config, workdir: Path) -> None:
         raise UserError(
             f"{workdir} holds a run with another config, and resuming it would mix the two. What differs: "
             f"{'; '.join(changed)}. Take another --workdir, or undo the change. (log, checkpoint, eval, mesh, "
-            f"data.workers and a larger train.steps may change.)"
+            f"data.{', data.'.join(FREE_DATA)} and a larger train.steps may change.)"
         )
+
+
+def list_problems(workdir: Path, problems: Problems) -> None:
+    """Add the records that could not be read to WORKDIR/bad_records.txt, each once."""
+    path = workdir / "bad_records.txt"
+    known = set(path.read_text().splitlines()) if path.is_file() else set()
+    new = [text for text in (" ".join(p.split()) for p in problems.found.values()) if text not in known]
+    if new:
+        with open(path, "a") as file:
+            file.writelines(f"{text}\n" for text in new)
 
 
 def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State | None:

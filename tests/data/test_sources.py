@@ -47,7 +47,7 @@ def test_photos_never_show_a_test_pixel_in_training():
         make_source("photos", "train", {"crops": 10}),
         make_source("photos", "test", {"crops": 10}),
     )
-    assert train[0]["image"].shape == (427, 288, 3) and train.parts[0].shape[1] + test.parts[0].shape[1] == 640
+    assert train[0]["image"].shape == (427, 288, 3) and train.areas[0].shape[1] + test.areas[0].shape[1] == 640
     views = [test[i]["image"] for i in range(10)]
     assert all(v.shape[0] == v.shape[1] and 80 <= v.shape[0] <= 144 for v in views)
     assert len({v.tobytes() for v in views}) == 10

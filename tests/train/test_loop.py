@@ -341,3 +341,41 @@ def test_reconstruct_names_the_file_that_it_cannot_use(finished, tmp_path, capsy
         assert message in err and name in err and "Traceback" not in err
     assert main(["reconstruct", "--workdir", str(finished), "--count", "0"]) == 2
     assert "--count" in capsys.readouterr().err
+
+
+def test_sizes_may_change_along_a_run_and_it_resumes_over_the_change(tmp_path, monkeypatch):
+    config = tiny("train.sizes=((0, 4), (6, 8))")
+    assert train(config, tmp_path / "whole") == 0
+    sizes = []
+    before_step(monkeypatch, 8, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config, tmp_path / "parts")
+    monkeypatch.undo()
+    put = Run.put
+    monkeypatch.setattr(Run, "put", lambda self, batch: sizes.append(batch["image"].shape[1]) or put(self, batch))
+    assert train(config, tmp_path / "parts") == 0
+    assert sizes == [4] + [8] * 6 + sizes[7:]  # from the checkpoint of step 5
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "method", "word"),
+    [("((2, 4),)", {}, "from 0"), ("((0, 5),)", {}, "patch"), ("((0, 4), (0, 8))", {}, "rising")],
+)
+def test_sizes_that_cannot_be_are_refused(sizes, method, word):
+    with pytest.raises(UserError, match=word):
+        build(tiny(f"train.sizes={sizes}"))
+
+
+def test_records_that_cannot_be_read_are_listed_in_the_workdir(tmp_path):
+    for i in range(24):
+        path = tmp_path / "data" / "ab"[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 9 * i, np.uint8)).save(path)
+    (tmp_path / "data" / "a" / "04.png").write_bytes(b"")
+    data = {"source": "folder", "path": str(tmp_path / "data"), "max_bad": 0.2}
+    for _ in range(2):
+        assert train(tiny(data=data), tmp_path / "run") == 0
+    (line,) = (tmp_path / "run" / "bad_records.txt").read_text().splitlines()
+    assert "04.png" in line
+    assert sum(m["data/replaced"] for m in metrics(tmp_path / "run")) >= 4

@@ -12,9 +12,11 @@ from mae_jax.data.sources.folder import Folder
 from mae_jax.data.sources.graphs import GraphsNpz
 from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
 from mae_jax.data.sources.graphs_read import TU, Planetoid
+from mae_jax.data.sources.mixture import Mixture
 from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.photos import Photos
 from mae_jax.data.sources.sensors import Sensors
+from mae_jax.data.sources.splits import open_split
 from mae_jax.data.sources.synthetic import Synthetic
 from mae_jax.data.sources.volumes import Volumes
 
@@ -24,6 +26,7 @@ SOURCES: dict[str, type] = {
     "digits": Digits,
     "folder": Folder,
     "graphs_npz": GraphsNpz,
+    "mixture": Mixture,
     "networkx": Networkx,
     "npz": Npz,
     "photos": Photos,
@@ -37,7 +40,8 @@ SOURCES: dict[str, type] = {
 
 
 def make_source(name: str, split: str, fields: Mapping[str, Any]) -> Source:
-    """Open split "train" or "test" ("val") of the source `name`, whose config keys are `fields`.
+    """Open `split` of the source `name`, whose config keys are `fields`: "train", "test" ("val"), or what
+    `open_split` knows ("train[:90%]").
 
     Raises: UserError for an unknown source, split or field, a missing or mistyped field, or data that are not there.
     """
@@ -55,7 +59,7 @@ def make_source(name: str, split: str, fields: Mapping[str, Any]) -> Source:
             f"--config.data.{missing[0]}=... to the command."
         )
     hints = get_type_hints(spec)
-    return spec(**{f: _checked(name, f, value, hints[f]) for f, value in fields.items()}).open(split)
+    return open_split(spec(**{f: _checked(name, f, value, hints[f]) for f, value in fields.items()}).open, split)
 
 
 def _checked(source: str, field: str, value: Any, wanted: Any) -> Any:

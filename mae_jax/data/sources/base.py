@@ -2,6 +2,7 @@
 
 import zlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,15 @@ import numpy as np
 from mae_jax.core.errors import UserError
 
 SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Records start .. start + length - 1, which are shuffled among themselves and taken with this weight."""
+
+    start: int
+    length: int
+    weight: float = 1.0
 
 
 class Source(ABC):
@@ -19,13 +29,20 @@ class Source(ABC):
     Attributes:
         labels: int32 [n], -1 where unlabelled; [n, tokens] where every token (node) of a record has one.
         classes: the name of each label, or () when unlabelled.
+        shuffled: whether the records lie in random order already, so that a slice of them is a fair share.
     """
 
     labels: np.ndarray
     classes: tuple[str, ...] = ()
+    shuffled: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is shuffled by itself: everything at once, but in a mixture each source."""
+        return (Part(0, len(self)),)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """The record's arrays by the names under which methods read them (`Method.batch_spec`), and "label".

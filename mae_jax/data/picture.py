@@ -1,0 +1,2 @@
+def Picture(data):
+    return data
