@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
+from tiny_runs import tiny
 
 from mae_jax import methods
 from mae_jax.augment import crop, mixup
@@ -17,6 +18,8 @@ from mae_jax.core.keys import Context
 from mae_jax.data import transforms
 from mae_jax.methods.base import Leaf
 from mae_jax.train import inputs
+from mae_jax.train.build import build
+from mae_jax.train.feed import train_batches
 
 SPEC = {"image": Leaf((32, 24, 3))}
 TWO = {**SPEC, "image_2": Leaf((32, 24, 3))}
@@ -221,3 +224,18 @@ def test_shapes_that_cannot_turn_and_parts_that_cannot_mix_are_refused():
     with pytest.raises(UserError, match="augment.mixup=0.8 .* train.microbatches=2"):
         inputs.check(wide, Augment(mixup=0.8), microbatches=2)
     inputs.check(methods.get("mae")(channels=1), Augment(mean=(0.5,), std=(0.5,), colour_jitter=(0.4, 0.4, 0, 0)))
+
+
+def test_a_run_trains_from_canvases():
+    """Source to step: the same records, by two paths whose boxes are drawn elsewhere, and a finite loss from both."""
+    first = {}
+    for where in ("host", "device"):
+        config = tiny(f"augment.where={where}", "augment.canvas=(12, 16)", "augment.flip=True", "train.steps=2")
+        run = build(config, jax.devices()[:2])
+        with train_batches(run, run.open("train"), start=0) as batches:
+            batch = run.put(next(batches))
+        first[where] = batch
+        _, metrics = run.step(run.init(), {}, batch)
+        assert np.isfinite(metrics["loss"])
+    assert {n: x.shape for n, x in first["device"].items()} == {"image": (16, 12, 16, 1), "image.extent": (16, 4)}
+    assert (np.asarray(first["device"]["image.extent"]) == 8).all() and first["host"]["image"].shape == (16, 8, 8, 1)
