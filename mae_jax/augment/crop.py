@@ -20,7 +20,8 @@ from mae_jax.core.keys import Context
 Row = Float[Array, " b"]
 CROP_FRACTION = 0.875  # of the centre crop, as data/transforms.py has it
 
-# Of the einsum's operands: TF32 on a GPU, three bfloat16 passes on a TPU. One bfloat16 pass is too coarse for weights.
+# TF32 on a GPU, three bfloat16 passes on a TPU. Pixels are whole numbers, exact in each; only weights lose bits, and
+# with one bfloat16 pass they would lose more than Pillow's rounding does (docs/augment.md).
 PRECISION = jax.lax.Precision.HIGH
 
 

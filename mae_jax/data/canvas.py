@@ -6,10 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage, decode, is_jpeg, upright_size
 from mae_jax.data.transforms import resize
-from mae_jax.data.views import Draw
+from mae_jax.data.views import Draw, missing
 
 
 @runtime_checkable
@@ -43,10 +42,7 @@ class Canvas:
         Raises: BadImage, also for pixels that are not uint8; UserError where the record holds no image.
         """
         if "image" not in record:
-            raise UserError(
-                f"the method reads '{name}', but the data's records hold {', '.join(map(repr, record))}: take another "
-                f"data.source. `mae_jax list` shows them."
-            )
+            raise missing(name, record)
         true, image = self._fitted(record["image"])
         if image.dtype != np.uint8:
             raise BadImage(

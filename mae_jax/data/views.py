@@ -21,7 +21,7 @@ class View:
 
     def __call__(self, name: str, record: Mapping[str, Any], draw: Draw) -> np.ndarray:
         if "image" not in record:
-            raise _missing(name, record)
+            raise missing(name, record)
         return self.augment(record, draw(self.stream))
 
 
@@ -34,7 +34,7 @@ class Raw:
 
     def __call__(self, name: str, record: Mapping[str, Any], draw: Draw) -> np.ndarray:
         if name not in record:
-            raise _missing(name, record)
+            raise missing(name, record)
         array = np.asarray(record[name])
         if array.shape != self.shape:
             raise UserError(
@@ -44,11 +44,15 @@ class Raw:
         return array.astype(self.dtype, copy=False)
 
 
+# What makes a leaf of a record: an array, or arrays by suffixes of the leaf's name. View, Raw, Canvas, VolumeCrop.
+HostLeaf = Callable[[str, Mapping[str, Any], Draw], np.ndarray | dict[str, np.ndarray]]
+
+
 @dataclass(frozen=True)
 class Views:
     """What the host makes of one record: an array for every leaf."""
 
-    leaves: Mapping[str, View | Raw]
+    leaves: Mapping[str, HostLeaf]
 
     def __call__(self, record: Mapping[str, Any], draw: Draw) -> dict[str, np.ndarray]:
         """Raises BadImage, and UserError where the source does not give what the method reads."""
@@ -73,7 +77,7 @@ class Views:
         })  # fmt: skip
 
 
-def _missing(name: str, record: Mapping[str, Any]) -> UserError:
+def missing(name: str, record: Mapping[str, Any]) -> UserError:
     return UserError(
         f"the method reads '{name}', but the data's records hold {', '.join(map(repr, record))}: take another "
         f"data.source. `mae_jax list` shows them."

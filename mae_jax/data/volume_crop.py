@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mae_jax.core.errors import UserError
-from mae_jax.data.views import Draw
+from mae_jax.data.views import Draw, missing
 
 TRIES = 64  # voxels drawn before all that qualify are listed
 
@@ -32,10 +32,7 @@ class VolumeCrop:
 
     def __call__(self, name: str, record: Mapping[str, Any], draw: Draw) -> np.ndarray:
         if name not in record:
-            raise UserError(
-                f"the method reads '{name}', but the data's records hold {', '.join(map(repr, record))}: take another "
-                f"data.source. `mae_jax list` shows them."
-            )
+            raise missing(name, record)
         volume = np.asarray(record[name])
         if (
             volume.ndim != len(self.shape)

@@ -6,7 +6,6 @@ colours, normalisation, noise, erasing, mixing) is the device's on both. docs/au
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from jaxtyping import Array, Float, Int
 
@@ -19,7 +18,7 @@ from mae_jax.core.keys import Context
 from mae_jax.core.types import Batch
 from mae_jax.data.canvas import Canvas
 from mae_jax.data.transforms import HostAugment
-from mae_jax.data.views import Raw, View, Views
+from mae_jax.data.views import HostLeaf, Raw, View, Views
 from mae_jax.data.volume_crop import VolumeCrop
 from mae_jax.methods.base import Leaf
 from mae_jax.train.input_checks import check, coloured, is_image, is_volume
@@ -58,11 +57,11 @@ def views(spec: Spec, augment: Augment, train: bool) -> Views:
     return Views(host_leaves(spec, augment, train))
 
 
-def host_leaves(spec: Spec, augment: Augment, train: bool) -> dict[str, Any]:
+def host_leaves(spec: Spec, augment: Augment, train: bool) -> dict[str, HostLeaf]:
     """One entry per leaf that travels. Every image draws its own crop, but where it is a `crop_of` another."""
     own = [name for name, leaf in spec.items() if is_image(name) and not leaf.crop_of]
     shared = canvases(spec) if train and augment.where == "device" else {}
-    leaves: dict[str, View | Raw | Canvas | VolumeCrop] = {}
+    leaves: dict[str, HostLeaf] = {}
     for name, leaf in spec.items():
         if name in shared:
             if shared[name] == name:
