@@ -47,7 +47,7 @@ def test_photos_never_show_a_test_pixel_in_training():
         make_source("photos", "train", {"crops": 10}),
         make_source("photos", "test", {"crops": 10}),
     )
-    assert train[0]["image"].shape == (427, 288, 3) and train.areas[0].shape[1] + test.areas[0].shape[1] == 640
+    assert train[0]["image"].shape == (427, 288, 3) and train.pictures[0].shape[1] + test.pictures[0].shape[1] == 640
     views = [test[i]["image"] for i in range(10)]
     assert all(v.shape[0] == v.shape[1] and 80 <= v.shape[0] <= 144 for v in views)
     assert len({v.tobytes() for v in views}) == 10
@@ -168,16 +168,6 @@ def test_npz_maps_what_is_stored_and_its_pickle_holds_no_pixels(tmp_path):
         assert isinstance(source.images, np.memmap)
         np.testing.assert_array_equal(source[5]["image"][..., 0], x[5].astype(np.float32))
         assert len(pickle.dumps(source)) < 3000
-
-
-def test_folder_of_many_files_pickles_small(tmp_path):
-    from mae_jax.data.sources.folder import Files
-
-    source = Files(tmp_path, [b"c/%07d.jpg" % i for i in range(10000)], (), "train")
-    assert len(pickle.dumps(source)) < 10000 * 32
-    assert source.name(9999) == "c/0009999.jpg" and source.name(0) == "c/0000000.jpg"
-    with pytest.raises(IndexError):
-        source.name(10000)
 
 
 def test_fingerprint_sees_files_and_labels_but_not_the_place(tmp_path):

@@ -14,13 +14,15 @@ from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
 from mae_jax.data.sources.graphs_read import TU, Planetoid
 from mae_jax.data.sources.mixture import Mixture
 from mae_jax.data.sources.npz import Npz
+from mae_jax.data.sources.parquet import Parquet
 from mae_jax.data.sources.photos import Photos
 from mae_jax.data.sources.sensors import Sensors
-from mae_jax.data.sources.splits import open_split
+from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
+from mae_jax.data.sources.tar import Tar
 from mae_jax.data.sources.volumes import Volumes
 
-__all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source"]
+__all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "open_split"]
 
 SOURCES: dict[str, type] = {
     "digits": Digits,
@@ -29,22 +31,30 @@ SOURCES: dict[str, type] = {
     "mixture": Mixture,
     "networkx": Networkx,
     "npz": Npz,
+    "parquet": Parquet,
     "photos": Photos,
     "planetoid": Planetoid,
     "sbm": StochasticBlocks,
     "sensors": Sensors,
     "synthetic": Synthetic,
+    "tar": Tar,
     "tu": TU,
     "volumes": Volumes,
 }
 
 
 def make_source(name: str, split: str, fields: Mapping[str, Any]) -> Source:
-    """Open `split` of the source `name`, whose config keys are `fields`: "train", "test" ("val"), or what
-    `open_split` knows ("train[:90%]").
+    """Open a split ("train", "test", "val") or a slice of it ("train[:90%]") of the source `name`.
+
+    Args: fields: the source's config keys. The expressions of `split` are those of `subset.open_split`.
 
     Raises: UserError for an unknown source, split or field, a missing or mistyped field, or data that are not there.
     """
+    return open_split(make_spec(name, fields), split)
+
+
+def make_spec(name: str, fields: Mapping[str, Any]) -> Spec:
+    """The source `name` with its config keys, checked, not opened. Raises: as `make_source`."""
     if name not in SOURCES:
         raise UserError(f"There is no data source '{name}'. {nearest(name, SOURCES)}")
     spec = SOURCES[name]
@@ -59,7 +69,7 @@ def make_source(name: str, split: str, fields: Mapping[str, Any]) -> Source:
             f"--config.data.{missing[0]}=... to the command."
         )
     hints = get_type_hints(spec)
-    return open_split(spec(**{f: _checked(name, f, value, hints[f]) for f, value in fields.items()}).open, split)
+    return spec(**{f: _checked(name, f, value, hints[f]) for f, value in fields.items()})
 
 
 def _checked(source: str, field: str, value: Any, wanted: Any) -> Any:

@@ -2,47 +2,55 @@
 
 import zlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from mae_jax.core.errors import UserError
+from mae_jax.data.sources.names import restored, shared_state
 
 SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
+MAX_CLASSES = 1_000_000  # integer labels above are mistaken for something else
 
 
-@dataclass(frozen=True)
-class Part:
-    """Records start .. start + length - 1, which are shuffled among themselves and taken with this weight."""
+class Part(NamedTuple):
+    """Records [start, start + length) of a source, and their weight among what training sees."""
 
     start: int
     length: int
-    weight: float = 1.0
+    weight: float
 
 
 class Source(ABC):
     """One split of a data set: random access by number, labels known without reading an image.
 
-    A source is pickled into every worker process, so it holds names and offsets and opens files when asked.
+    A source is pickled into every worker process, so it holds names and offsets and opens files when asked. Large
+    arrays that are its attributes reach other processes as a file that all map (names.py).
 
     Attributes:
         labels: int32 [n], -1 where unlabelled; [n, tokens] where every token (node) of a record has one.
         classes: the name of each label, or () when unlabelled.
-        shuffled: whether the records lie in random order already, so that a slice of them is a fair share.
+        shuffled: whether the records are stored in random order, so that a slice of them is a random sample.
     """
 
+    shuffled: ClassVar[bool] = False
     labels: np.ndarray
     classes: tuple[str, ...] = ()
-    shuffled: bool = False
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What is shuffled by itself: everything at once, but in a mixture each source."""
-        return (Part(0, len(self)),)
+        """Consecutive ranges that cover all records, from which training draws by weight. By default one."""
+        return (Part(0, len(self), 1.0),)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return shared_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(restored(state))
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """The record's arrays by the names under which methods read them (`Method.batch_spec`), and "label".
@@ -69,11 +77,17 @@ class Source(ABC):
 
 
 class Spec(ABC):
-    """The config keys of a kind of source. Implementations are frozen dataclasses."""
+    """The config keys of a kind of source. Implementations are frozen dataclasses.
+
+    Attributes:
+        named_splits: whether the data name their splits themselves, so that "val" and "test" may be different ones.
+    """
+
+    named_splits: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, split: str) -> Source:
-        """Open the split "train" or "test". Raises UserError when it cannot be found or is empty."""
+        """Open the split "train" or "test" (slices: `subset.open_split`). Raises UserError if there is none."""
 
 
 class Arrays(Source):
@@ -116,7 +130,7 @@ def split_name(split: str) -> str:
     return SPLITS[split]
 
 
-def held_out(names: list[bytes], holdout: float) -> np.ndarray:
+def held_out(names: Iterable[bytes], holdout: float) -> np.ndarray:
     """Which records are held out for testing, decided by each record's name alone.
 
     A record is held out when crc32(name) / 2^32 < holdout, so adding files moves no other file, and machines agree.
@@ -126,11 +140,35 @@ def held_out(names: list[bytes], holdout: float) -> np.ndarray:
     """
     if not 0 <= holdout < 1:
         raise UserError(f"data.holdout is {holdout}: the share of images kept for testing, 0 <= holdout < 1.")
-    score = np.array([zlib.crc32(name) for name in names], np.float64) / 2**32
-    held = score < holdout
-    if len(names) > 1 and holdout > 0:
+    score = np.fromiter((zlib.crc32(name) for name in names), np.uint32)
+    held = score < holdout * 2**32
+    if len(score) > 1 and holdout > 0:
         if not held.any():
             held[score.argmin()] = True
         elif held.all():
             held[score.argmax()] = False
     return held
+
+
+def number_labels(texts: Sequence[str], what: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Label texts that occur -> (the number of each, int32; the classes' names).
+
+    Whole numbers are taken as they are, classes "0", "1", ... up to the largest. Otherwise the texts are class names,
+    numbered in sorted order.
+
+    Args: what: names the place, for messages.
+    """
+    if texts and all(t.isascii() and t.isdigit() for t in texts):
+        numbers = [int(t) for t in texts]
+        return np.array(numbers, np.int32), integer_classes(max(numbers), what)
+    classes = tuple(sorted(set(texts)))
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[t] for t in texts], np.int32), classes
+
+
+def integer_classes(largest: int, what: str) -> tuple[str, ...]:
+    """Names "0", "1", ... of integer labels up to `largest`."""
+    if largest >= MAX_CLASSES:
+        raise UserError(f"{what} holds the label {largest}: class numbers below {MAX_CLASSES:,} expected. If the "
+                        "column is no class number, name another one.")  # fmt: skip
+    return tuple(str(c) for c in range(largest + 1))

@@ -1,6 +1,8 @@
 """Any tree of image files, with or without class folders."""
 
 import os
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.base import Source, Spec, held_out, label_phrase, split_name
+from mae_jax.data.sources.manifest import read_manifest
+from mae_jax.data.sources.names import Names
 
 EXTENSIONS = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "npy")
 ENDINGS = tuple(b"." + e.encode() for e in EXTENSIONS)
@@ -22,61 +26,53 @@ class Folder(Spec):
       PATH/train is there) the test split is a share of the files, chosen by the crc32 of their relative paths.
     - When every image lies below one of two or more first-level directories, these are the classes, sorted by
       name. Otherwise the images are unlabelled (label -1).
+    - With a manifest, its rows are the files, and no directory is searched.
 
     Args:
         path: the directory.
         holdout: the share of files kept for testing where there is no test directory.
+        manifest: a .csv (UTF-8, with a header) or .parquet file with the columns path (relative to `path`) and, if
+            there are any, label (class names, or whole numbers) and split (train, val, validation or test). The
+            first 100 files are looked for at once; others that are missing count as unreadable images.
     """
 
     path: str
     holdout: float = 0.1
+    manifest: str = ""
 
     def open(self, split: str) -> Source:
         split = split_name(split)
         root = _directory(self.path)
+        if self.manifest:
+            names, labels, classes = read_manifest(self.manifest, root, split, self.holdout)
+            return Files(root, names, labels, classes, split)
         train = root / "train" if (root / "train").is_dir() else root
         test = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None) if train != root else None
-        names = image_files(train)
-        if not names:
+        names = Names.of(image_files(train))
+        if not len(names):
             raise UserError(_nothing(train))
         classes = class_names(names)
         if test is not None:
-            base, names = (test, image_files(test)) if split == "test" else (train, names)
+            base, names = (test, Names.of(image_files(test))) if split == "test" else (train, names)
         else:
-            base, held = train, held_out(names, self.holdout)
-            names = [name for name, h in zip(names, held, strict=True) if h == (split == "test")]
-        if not names:
+            base, names = train, names.take(held_out(names, self.holdout) == (split == "test"))
+        if not len(names):
             held_none = split == "test" and test is None
             raise UserError(_no_holdout(base, self.holdout) if held_none else _nothing(base))
-        return Files(base, names, classes, split)
+        return Files(base, names, class_labels(names, classes, base), classes, split)
 
 
 class Files(Source):
-    """Image files `names` (bytes, relative to `root`); a name's first directory is its class if `classes` has it.
+    """Image files `names` (relative to `root`) with `labels` int32 [n]; if any is -1, all are unlabelled."""
 
-    The names are kept as one block of bytes: a million files then pickle to workers as two buffers.
-    """
-
-    def __init__(self, root: Path, names: list[bytes], classes: tuple[str, ...], split: str):
-        self.root, self.split = root, split
-        self.block = b"".join(names)
-        self.ends = np.cumsum([len(n) for n in names])
-        number = {os.fsencode(c): i for i, c in enumerate(classes)}
-        self.labels = np.array([number.get(n.split(b"/", 1)[0], -1) for n in names], np.int32)
-        unknown = np.flatnonzero(self.labels < 0)
-        if classes and class_names(names) and len(unknown):
-            raise UserError(
-                f"{os.fsdecode(names[unknown[0]])} in {root} belongs to a class that the training images do not have. "
-                f"{nearest(os.fsdecode(names[unknown[0]].split(b'/', 1)[0]), classes)}"
-            )
-        self.classes = classes if not len(unknown) else ()
-        if not self.classes:
-            self.labels[:] = -1
+    def __init__(self, root: Path, names: Names, labels: np.ndarray, classes: tuple[str, ...], split: str):
+        self.root, self.names, self.split = root, names, split
+        known = bool(classes) and not (labels < 0).any()
+        self.labels = labels if known else np.full(len(names), -1, np.int32)
+        self.classes = classes if known else ()
 
     def name(self, i: int) -> str:
-        i = range(len(self))[i]
-        start = self.ends[i - 1] if i else 0
-        return os.fsdecode(self.block[start : self.ends[i]])
+        return os.fsdecode(self.names[i])
 
     def where(self, i: int) -> str:
         return str(self.root / self.name(i))
@@ -88,30 +84,65 @@ class Files(Source):
         return f"folder {self.root}: {len(self)} files ({self.split}), {label_phrase(self)}"
 
 
-def image_files(root: Path) -> list[bytes]:
-    """Relative paths of the image files below `root`, "/" between parts, sorted by their bytes."""
-    found: list[bytes] = []
-    above: dict[bytes, frozenset[bytes]] = {}  # of each directory: itself and those it is reached through, resolved
-    for folder, folders, files in os.walk(os.fsencode(root), followlinks=True):
-        real, reached = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
-        if real in reached:  # a link that leads back up
-            folders.clear()
-            continue
-        above[folder] = reached | {real}
-        folders[:] = sorted(f for f in folders if not f.startswith(b"."))
-        prefix = os.path.relpath(folder, os.fsencode(root)).replace(os.fsencode(os.sep), b"/")
-        for file in files:
-            if file.lower().endswith(ENDINGS) and not file.startswith(b"."):
-                found.append(file if prefix == b"." else prefix + b"/" + file)
-    return sorted(found)
+def image_files(root: Path) -> Iterator[bytes]:
+    """Relative paths of the image files below `root`, "/" between parts, in the order of their bytes.
+
+    A directory sorts as its name and "/", so that walking depth first gives this order without holding all paths.
+    """
+    return _walk(os.fsencode(root), b"", ())
 
 
-def class_names(names: list[bytes]) -> tuple[str, ...]:
+def _walk(folder: bytes, prefix: bytes, above: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
+    try:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:  # a link that leads back up
+            return
+        found = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(b"."):
+                    continue
+                if entry.is_dir():
+                    found.append(entry.name + b"/")
+                elif entry.name.lower().endswith(ENDINGS):
+                    found.append(entry.name)
+    except PermissionError as error:
+        raise UserError(f"The directory {os.fsdecode(folder)} cannot be read ({error.strerror}). Make it readable, or "
+                        "give its name a leading dot to leave it out.") from error  # fmt: skip
+    for name in sorted(found):
+        if name.endswith(b"/"):
+            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, (*above, here))
+        else:
+            yield prefix + name
+
+
+def class_names(names: Names) -> tuple[str, ...]:
     """The first-level directories, sorted, if every file lies in one and there are at least two; else ()."""
-    first = {name.split(b"/", 1)[0] if b"/" in name else None for name in names}
-    if None in first or len(first) < 2:
-        return ()
-    return tuple(os.fsdecode(f) for f in sorted(f for f in first if f is not None))
+    first = set()
+    for name in names:
+        head, slash, _ = name.partition(b"/")
+        if not slash:
+            return ()
+        first.add(head)
+    return tuple(os.fsdecode(f) for f in sorted(first)) if len(first) > 1 else ()
+
+
+def class_labels(names: Names, classes: tuple[str, ...], root: Path) -> np.ndarray:
+    """The number of each name's first directory in `classes`, -1 where it is none; int32 [n].
+
+    Raises: UserError where `names` have classes of their own and one of these is unknown.
+    """
+    number = {os.fsencode(c): i for i, c in enumerate(classes)}
+    labels = np.frombuffer(array("i", (number.get(name.partition(b"/")[0], -1) for name in names)), np.int32)
+    unknown = np.flatnonzero(labels < 0)
+    if classes and len(unknown) and class_names(names):
+        name = os.fsdecode(names[int(unknown[0])])
+        raise UserError(
+            f"{name} in {root} belongs to a class that the training images do not have. "
+            f"{nearest(name.split('/', 1)[0], classes)}"
+        )
+    return labels
 
 
 def _directory(path: str) -> Path:

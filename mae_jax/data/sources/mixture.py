@@ -1,181 +1,139 @@
-"""Several sources as one, interleaved by weight."""
+"""Several sources as one, each with a weight in training."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from mae_jax.core.errors import UserError
+from mae_jax.data.decode import BadImage
+from mae_jax.data.order import interleave
 from mae_jax.data.sources.base import Part, Source, Spec, label_phrase
 
-PERIOD = 1000  # the longest cycle of an interleaving: weights are kept to a thousandth
-KEYS = ("source", "weight", "train_split", "test_split")
+TRIED = 20  # records of a part that may be unreadable before its leaves are given up
 
 
 @dataclass(frozen=True)
 class Mixture(Spec):
-    """Several sources, from each a fixed share of every stretch of samples.
+    """Records of several sources one after the other; training draws from each in proportion to its weight.
 
-    Each part is a dict of a source's name, its fields, and `weight` (default 1):
-    `data.parts=(dict(source="folder", path="/a", weight=3), dict(source="tar", path="/b"))` takes three of four samples
-    from the first. Every part is shuffled in epochs of its own; a small part with a large weight is seen more often.
-    `train_split` and `test_split` in a part say which of its records train and test (default "train" and "test").
-    Classes of equal names are one class; if any part is unlabelled, so is the mixture.
+    Classes are united by name, in the order of the parts. When a part is unlabelled, all records are. A slice as
+    "train[:50%]" is taken of the mixture as a whole; `split` of a part slices that part.
 
     Args:
-        parts: the parts.
+        parts: for each part the keys of its source, as dict(source="folder", path="/a"), and weight (default 1) and
+            split (which split or slice of it stands for "train" and "test", as {"train": "train+test"}).
     """
 
-    parts: Any
+    parts: tuple[Any, ...]
 
     def open(self, split: str) -> Source:
-        from mae_jax.data.sources import make_source  # which knows this module
+        from mae_jax.data.sources import make_spec  # the registry, which names this file
+        from mae_jax.data.sources.subset import open_split
 
-        if not isinstance(self.parts, Sequence) or isinstance(self.parts, str) or not self.parts:
-            raise UserError(
-                f"data.parts={self.parts!r}: a tuple of dicts expected, as "
-                f"(dict(source='folder', path='/a', weight=3), dict(source='npz', path='/b.npz'))."
-            )
-        sources, weights = [], []
-        for i, part in enumerate(self.parts):
-            if not isinstance(part, Mapping) or "source" not in part:
-                raise UserError(f"data.parts[{i}]={part!r}: a dict with a 'source' and that source's fields expected.")
-            fields = {key: value for key, value in part.items() if key not in KEYS}
-            wanted = part.get("test_split" if split == "test" else "train_split", split)
-            sources.append(make_source(part["source"], wanted, fields))
-            weights.append(part.get("weight", 1.0))
-        return Mixed(sources, weights)
+        if not isinstance(self.parts, list | tuple) or not self.parts or not all(
+            isinstance(p, Mapping) and isinstance(p.get("source"), str) for p in self.parts
+        ):  # fmt: skip
+            raise UserError("data.parts of the source 'mixture' names what is mixed: a tuple of parts as "
+                            f"dict(source='folder', path='/a', weight=3) expected, {self.parts!r} given.")  # fmt: skip
+        specs, weights = [], []
+        for number, part in enumerate(self.parts):
+            splits, weight, name = part.get("split", {}), part.get("weight", 1), part["source"]
+            if name == "mixture":
+                raise UserError(f"data.parts[{number}] is a mixture itself: write its parts into the outer one.")
+            if not isinstance(splits, Mapping) or not all(isinstance(e, str) for kv in splits.items() for e in kv):
+                raise UserError(f"data.parts[{number}]: split is {splits!r}; a dict as {{'train': 'train[:90%]', "
+                                "'test': 'train[90%:]'} expected.")  # fmt: skip
+            if not isinstance(weight, int | float) or isinstance(weight, bool):
+                raise UserError(f"data.parts[{number}]: weight is {weight!r}; a positive number expected.")
+            fields = {k: v for k, v in part.items() if k not in ("source", "weight", "split")}
+            try:
+                specs.append((make_spec(name, fields), splits.get(split, split)))
+            except UserError as error:
+                raise UserError(f"data.parts[{number}]: {error}") from error
+            weights.append(float(weight))
+        interleave(weights)  # weights that cannot be used are said before any directory is read
+        return Mixed([open_split(spec, expression) for spec, expression in specs], weights)
 
 
 class Mixed(Source):
-    """The records of `sources`, one source after the other; `parts` says where each lies and with which weight."""
+    """The records of `sources` one after the other."""
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
-        interleave(weights)  # says what is wrong with the weights
-        self.sources = list(sources)
-        self._starts = np.cumsum([0, *map(len, sources)])
-        self._parts = tuple(
-            Part(int(start), len(source), float(weight))
-            for start, source, weight in zip(self._starts, sources, weights)
-        )
-        shapes = {source.labels.shape[1:] for source in sources}
-        if len(shapes) > 1:
-            raise UserError("data.parts mixes sources whose records have other numbers of labels; they cannot be one.")
-        labelled = all(source.classes for source in sources)
-        self.classes = tuple(sorted({c for source in sources for c in source.classes}, key=_by_number))
-        if labelled:
-            number = {name: i for i, name in enumerate(self.classes)}
-            self.labels = np.concatenate([_renamed(source, number) for source in sources])
-        else:
-            self.classes = ()
-            self.labels = np.full((int(self._starts[-1]), *shapes.pop()), -1, np.int32)
+        self.sources, self.weights = tuple(sources), tuple(weights)
+        self.ends = np.cumsum([len(s) for s in sources])
+        _check_leaves(self.sources)
+        self.labels, self.classes = united(self.sources)
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return self._parts
-
-    def _find(self, i: int) -> tuple[Source, int]:
-        i = range(len(self))[i]
-        part = int(np.searchsorted(self._starts, i, "right")) - 1
-        return self.sources[part], i - int(self._starts[part])
+        return tuple(
+            Part(int(end) - len(source), len(source), weight)
+            for source, end, weight in zip(self.sources, self.ends, self.weights, strict=True)
+        )
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        source, k = self._find(i)
-        return source[k] | {"label": int(self.labels[i]) if self.labels.ndim == 1 else self.labels[i]}
+        source, j = self._at(i)
+        return source[j] | {"label": label_of(self.labels, i)}
+
+    def _at(self, i: int) -> tuple[Source, int]:
+        i = range(len(self))[i]
+        part = int(np.searchsorted(self.ends, i, side="right"))
+        return self.sources[part], i - (int(self.ends[part - 1]) if part else 0)
 
     def name(self, i: int) -> str:
-        source, k = self._find(i)
-        return f"{self.sources.index(source)}:{source.name(k)}"
+        """With the part's number, since two parts may hold files of the same name."""
+        source, j = self._at(i)
+        return f"{next(p for p, s in enumerate(self.sources) if s is source)}:{source.name(j)}"
 
     def where(self, i: int) -> str:
-        source, k = self._find(i)
-        return source.where(k)
+        source, j = self._at(i)
+        return source.where(j)
 
     def describe(self) -> str:
-        whole = sum(part.weight for part in self.parts)
-        lines = [f"mixture of {len(self.parts)} sources: {len(self)} records, {label_phrase(self)}"]
-        for source, part in zip(self.sources, self.parts):
-            lines.append(f"  {part.weight / whole:6.1%}  {source.describe()}")
-        return "\n".join(lines)
+        shares = np.array(self.weights) / sum(self.weights)
+        lines = [f"  {share:6.1%} of training: {s.describe()}" for share, s in zip(shares, self.sources, strict=True)]
+        return "\n".join([f"mixture: {len(self)} records, {label_phrase(self)}", *lines])
 
 
-def _renamed(source: Source, number: Mapping[str, int]) -> np.ndarray:
-    """The labels of `source` by the numbers that its classes have in the mixture; -1 stays."""
-    table = np.array([number[name] for name in source.classes] + [-1], np.int32)
-    return table[source.labels]
+def united(sources: Sequence[Source]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(labels of all records, classes of all by name, in order of appearance); -1 and () if a source is unlabelled."""
+    shapes = {s.labels.shape[1:] for s in sources}
+    if len(shapes) > 1:
+        raise UserError("Sources cannot be joined of which some have a label per record and others one per token.")
+    labels = np.concatenate([s.labels for s in sources]).astype(np.int32)
+    if not all(s.classes for s in sources):
+        return np.full_like(labels, -1), ()
+    number: dict[str, int] = {}
+    parts = []
+    for source in sources:
+        remap = np.array([number.setdefault(c, len(number)) for c in source.classes] + [-1], np.int32)
+        parts.append(remap[source.labels])  # -1 takes the last
+    return np.concatenate(parts), tuple(number)
 
 
-def _by_number(name: str) -> tuple[int, int, str]:
-    """ "2" before "10" before "cat"."""
-    return (0, int(name), name) if name.isdigit() else (1, 0, name)
+def label_of(labels: np.ndarray, i: int) -> Any:
+    """Record i's label: an int, or int32 [tokens]."""
+    return int(labels[i]) if labels.ndim == 1 else labels[i]
 
 
-@dataclass(frozen=True)
-class Interleaving:
-    """Which part each sample comes from: a cycle, repeated.
-
-    Attributes:
-        cycle: int [Q], the part of each place in the cycle.
-        before: int [Q], how many of the same part come before it in the cycle.
-        counts: int [parts], how many of each part a cycle holds.
-    """
-
-    cycle: np.ndarray
-    before: np.ndarray
-    counts: np.ndarray
-
-    def at(self, g: int) -> tuple[int, int]:
-        """(part, k): sample g of the mixture is the k-th of its part."""
-        turn, place = divmod(g, len(self.cycle))
-        part = int(self.cycle[place])
-        return part, turn * int(self.counts[part]) + int(self.before[place])
+def _check_leaves(sources: Sequence[Source]) -> None:
+    """All records hold arrays of the same names, as the first readable one of each source shows."""
+    leaves = [_leaves(source) for source in sources]
+    for source, found in zip(sources, leaves, strict=True):
+        if found != leaves[0]:
+            raise UserError(
+                f"The parts of a mixture hold different things: {', '.join(sorted(leaves[0]))} in "
+                f"{sources[0].name(0)}, {', '.join(sorted(found))} in {source.name(0)}. Mix sources whose records have "
+                "the same names."
+            )
 
 
-@functools.lru_cache(64)
-def _interleave(weights: tuple[float, ...]) -> Interleaving:
-    counts = _counts(weights)
-    credit, cycle = np.zeros(len(counts)), []
-    for _ in range(int(counts.sum())):  # smooth weighted round robin: the part that lags most comes next
-        credit += counts
-        part = int(credit.argmax())
-        credit[part] -= counts.sum()
-        cycle.append(part)
-    order = np.array(cycle, np.int32)
-    before = np.zeros(len(order), np.int64)
-    for part in range(len(counts)):
-        before[order == part] = np.arange(counts[part])
-    return Interleaving(order, before, counts)
-
-
-def interleave(weights: Sequence[float]) -> Interleaving:
-    """Spread parts evenly by weight. Exactly `counts[s]` of every len(cycle) samples in a row are of part s.
-
-    Raises: UserError for weights that are not positive, or so unequal that a part would not come once in PERIOD.
-    """
-    for weight in weights:
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise UserError(f"a weight in data.parts is {weight!r}: a number above 0 expected.")
-    return _interleave(tuple(float(weight) for weight in weights))
-
-
-def _counts(weights: Sequence[float]) -> np.ndarray:
-    """Whole numbers in the proportion of the weights: exact where a cycle of PERIOD can be, else to 1 / PERIOD."""
-    shares = [Fraction(w).limit_denominator(10**6) for w in weights]
-    if min(shares) > 0:
-        common = np.lcm.reduce([share.denominator for share in shares])
-        exact = [int(share * int(common)) for share in shares]
-        divisor = np.gcd.reduce(exact)
-        if sum(exact) // divisor <= PERIOD:
-            return np.array(exact) // divisor
-    whole = sum(weights)
-    ideal = np.array([weight / whole * PERIOD for weight in weights])
-    if ideal.min() < 1:
-        raise UserError(
-            f"the weights {tuple(weights)} in data.parts are too unequal: each part must be at least 1/{PERIOD} of all."
-        )
-    counts = np.floor(ideal).astype(int)
-    counts[np.argsort(counts - ideal, kind="stable")[: PERIOD - counts.sum()]] += 1  # largest remainders
-    return counts
+def _leaves(source: Source) -> set[str]:
+    for i in range(min(len(source), TRIED)):
+        try:
+            return set(source[i]) - {"label"}
+        except (BadImage, OSError) as error:
+            reason = f"{source.where(i)}: {error}"
+    raise UserError(f"The first records of a part of the mixture cannot be read. The last was {reason}.")

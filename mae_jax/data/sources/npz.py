@@ -25,7 +25,8 @@ class Npz(Spec):
     - images + labels (also image + label, x + y), from which a share is held out for testing; or the two splits
       as x_train, y_train, x_test, y_test (Keras) or train_images, train_labels, test_images, ... (MedMNIST).
     - A .npy file is images without labels.
-    - A .npy, and an array that np.savez stored uncompressed, is mapped, not read.
+    - A .npy, and an array that np.savez stored uncompressed, is mapped, not read. What np.savez_compressed stored is
+      held in memory whole, by every worker process for itself.
 
     Args:
         path: the file.
@@ -76,7 +77,7 @@ class ArrayFile(Arrays):
         super().__init__(images, labels, f"npz {path.name}", classes)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "images"}
+        return {k: v for k, v in super().__getstate__().items() if k != "images"}
 
     def __getattr__(self, name: str) -> Any:
         if name == "images":  # a copy that came through pickle
@@ -105,7 +106,10 @@ class ArrayFile(Arrays):
     def describe(self) -> str:
         shape = "x".join(map(str, self.images.shape[1:]))
         labelled = f"{len(self.classes)} classes" if self.classes else "unlabelled"
-        return f"npz {self.path}: {len(self)} images {shape} {self.images.dtype} in '{self.key}', {labelled}"
+        note = "" if isinstance(self.images, np.memmap) else (
+            f" (compressed: each process holds {self.images.nbytes / 1e6:.0f} MB; np.savez's file would be mapped)"
+        )  # fmt: skip
+        return f"npz {self.path}: {len(self)} images {shape} {self.images.dtype} in '{self.key}', {labelled}{note}"
 
 
 def open_array(path: Path, key: str) -> np.ndarray:

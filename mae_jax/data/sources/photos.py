@@ -42,13 +42,13 @@ class PhotoParts(Source):
     """`parts` [h, w, 3] uint8 in turn: whole, or as square windows set by the item's number."""
 
     def __init__(self, parts: list[np.ndarray], classes: tuple[str, ...], length: int, whole: bool):
-        self.areas = parts
+        self.pictures = parts
         self.classes = classes
         self.whole = whole
         self.labels = (np.arange(length) % len(parts)).astype(np.int32)
 
     def image(self, i: int) -> np.ndarray:
-        part = self.areas[self.labels[i]]
+        part = self.pictures[self.labels[i]]
         if self.whole:
             return part
         top, left, side = window(i, *part.shape[:2])
@@ -58,9 +58,9 @@ class PhotoParts(Source):
         return f"photos {self.classes[self.labels[i]]} #{i}"
 
     def describe(self) -> str:
-        h, w, c = self.areas[0].shape
+        h, w, c = self.pictures[0].shape
         what = "left part" if self.whole else "windows of the right part"
-        return f"photos: {len(self)} views of {len(self.areas)} photographs, {what} ({h}x{w}x{c} uint8)"
+        return f"photos: {len(self)} views of {len(self.pictures)} photographs, {what} ({h}x{w}x{c} uint8)"
 
 
 def window(i: int, h: int, w: int) -> tuple[int, int, int]:

@@ -1,0 +1,231 @@
+"""Where every member of a .tar lies: read from its headers once, and kept in a file."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tarfile
+import tempfile
+import zipfile
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mae_jax.core.errors import UserError
+from mae_jax.data.sources.names import Names
+
+FILE = ".mae_jax-index.npz"
+FORMAT = 1  # of the file; another one is not read
+LABEL_BYTES = 1 << 20  # of a .json that may hold a label
+ARRAYS = ("first", "labels", "extension", "offset", "size")
+_KEY = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The samples of one shard and the members of each.
+
+    Attributes:
+        stamp: (size, time of change in ns) of the file when it was read.
+        label_key: the field of .json that was taken for the label.
+        keys: of the n samples. first: int64 [n], its first member. labels: int32 [n], -1 for none.
+        extension: uint16 [members], a number in `extensions`. offset, size: int64 [members], of the data in the file.
+    """
+
+    stamp: tuple[int, int]
+    label_key: str
+    keys: Names
+    first: np.ndarray
+    labels: np.ndarray
+    extensions: tuple[str, ...]
+    extension: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+
+
+def read_index(files: list[Path], label_key: str, cache: str) -> list[Shard]:
+    """The index of each file, from its directory's index file where that is up to date.
+
+    Raises: UserError for a file that is no whole, uncompressed tar, or a label that is no whole number.
+    """
+    found: dict[Path, Shard] = {}
+    for folder in sorted({f.parent for f in files}):
+        wanted = [f for f in files if f.parent == folder]
+        places = _places(folder, cache)
+        known = next((k for k in map(_load, places) if k), {})
+        stale = [f for f in wanted if not _valid(known.get(f.name), f, label_key)]
+        for file in stale:
+            known[file.name] = _read(file, label_key)
+        if stale:
+            _save({name: s for name, s in known.items() if (folder / name).is_file()}, places)
+        found |= {f: known[f.name] for f in wanted}
+    return [found[f] for f in files]
+
+
+def split_key(name: str) -> tuple[str, str] | None:
+    """(key, extension in small letters) of a member: cut at the first dot of the last path component."""
+    match = _KEY.match(name.removeprefix("./"))
+    return (match[1], match[2].lower()) if match else None
+
+
+def _read(path: Path, label_key: str) -> Shard:
+    """Walk the headers. The standard library's reader knows long names, PAX and GNU headers."""
+    with path.open("rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise UserError(f"{path} is gzipped, and a gzipped file can only be read from its start. Unpack it: gunzip "
+                            f"{path} (images hardly shrink anyway; .tgz: rename it to .tar.gz first).")  # fmt: skip
+        status = os.fstat(file.fileno())
+    keys: list[bytes] = []
+    first, labels, extension, offset, size = array("q"), array("i"), array("H"), array("q"), array("q")
+    number: dict[str, int] = {}
+    current, seen = None, set[str]()
+    end = 0  # of the last whole member
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+                end = tar.offset
+                parts = split_key(member.name)
+                if not member.isreg() or parts is None:
+                    continue
+                if member.issparse():
+                    raise UserError(f"{path} holds the sparse file {member.name}; pack it again without --sparse.")
+                key, ending = parts
+                if key != current:
+                    current, seen = key, set()
+                    keys.append(os.fsencode(key))
+                    first.append(len(offset))
+                    labels.append(-1)
+                if ending in seen:
+                    raise UserError(f"{path} holds {member.name} twice in one sample; a member's name stands once.")
+                seen.add(ending)
+                extension.append(number.setdefault(ending, len(number)))
+                offset.append(member.offset_data)
+                size.append(member.size)
+                if label_key and (ending == "cls" or (ending == "json" and "cls" not in seen)):
+                    labels[-1] = _label(path, member, label_key)
+        _check_end(path, end, status.st_size)
+    except tarfile.TarError as error:
+        raise UserError(
+            f"{path} is no whole .tar: {error}, after byte {end} of {status.st_size}. If a download or a copy was cut "
+            "off, fetch it again, or leave the shard out by a pattern in data.path."
+        ) from error
+    return Shard(
+        (status.st_size, status.st_mtime_ns), label_key, Names.of(keys), _numpy(first), _numpy(labels), tuple(number),
+        _numpy(extension), _numpy(offset), _numpy(size),
+    )  # fmt: skip
+
+
+def _check_end(path: Path, end: int, size: int) -> None:
+    """A tar ends with zero blocks; without one, it may have been cut between two members, which shows in no header."""
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(512) == bytes(512):
+            return
+    raise UserError(
+        f"{path} does not end as a .tar does (zero blocks after its last member, byte {end} of {size}), so it was "
+        f"probably cut off: fetch it again. If it is whole, close it: truncate -s {end + 1024} {path}"
+    )
+
+
+def _label(path: Path, member: tarfile.TarInfo, label_key: str) -> int:
+    """The whole number in a .cls, or in a field of a .json (-1 where it has no such field)."""
+    if member.size > LABEL_BYTES:
+        raise UserError(f"{path}, {member.name}: {member.size} bytes are too many for a label; with data.label_key='' "
+                        "no labels are read.")  # fmt: skip
+    with path.open("rb") as file:
+        file.seek(member.offset_data)
+        text = file.read(member.size)
+    try:
+        if member.name.lower().endswith(".json"):
+            value = json.loads(text).get(label_key)
+            if value is None:
+                return -1
+            if type(value) is not int:
+                raise ValueError(f"{label_key!r} is {value!r}")
+        else:
+            value = int(text)
+        if not 0 <= value < 2**31:
+            raise ValueError(f"{value} is no class number")
+        return value
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}, {member.name}: a whole number of at least 0 is expected as the label ({error}). "
+                        "data.label_key names the field of .json; '' reads no labels.") from error  # fmt: skip
+
+
+def _valid(shard: Shard | None, path: Path, label_key: str) -> bool:
+    status = path.stat()
+    return shard is not None and shard.label_key == label_key and shard.stamp == (status.st_size, status.st_mtime_ns)
+
+
+def _places(folder: Path, cache: str) -> list[Path]:
+    """Where the index of a directory may lie, in the order in which they are tried."""
+    tag = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16] + FILE
+    if cache:
+        return [Path(cache).expanduser().absolute() / tag.replace(FILE, FILE[1:])]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mae_jax"
+    return [folder / FILE, home / tag.replace(FILE, FILE[1:])]
+
+
+def _load(place: Path) -> dict[str, Shard]:
+    """The shards by name; nothing from a file that is not there or not whole: it is written anew."""
+    try:
+        with np.load(place, allow_pickle=False) as data:
+            about = json.loads(str(data["about"]))
+            if about["format"] != FORMAT:
+                return {}
+            block = data["block"]
+            arrays = {name: data[name] for name in ("starts", "lengths", *ARRAYS)}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
+    found, i, j = {}, 0, 0
+    for row in about["shards"]:
+        samples, members = slice(i, i + row["samples"]), slice(j, j + row["members"])
+        i, j = samples.stop, members.stop
+        found[row["name"]] = Shard(
+            (row["stamp"][0], row["stamp"][1]), row["label_key"],
+            Names(block, arrays["starts"][samples], arrays["lengths"][samples]), arrays["first"][samples],
+            arrays["labels"][samples], tuple(row["extensions"]), arrays["extension"][members],
+            arrays["offset"][members], arrays["size"][members],
+        )  # fmt: skip
+    return found
+
+
+def _save(shards: dict[str, Shard], places: list[Path]) -> None:
+    """Write the index to the first place that can be written, whole or not at all."""
+    keys = Names.of(key for shard in shards.values() for key in shard.keys)
+    about = {
+        "format": FORMAT,
+        "shards": [
+            {"name": name, "stamp": s.stamp, "label_key": s.label_key, "extensions": s.extensions,
+             "samples": len(s.keys), "members": len(s.offset)} for name, s in shards.items()
+        ],
+    }  # fmt: skip
+    arrays = {name: np.concatenate([getattr(s, name) for s in shards.values()]) for name in ARRAYS}
+    arrays |= {"about": np.array(json.dumps(about)), "block": keys.block}
+    arrays |= {"starts": keys.starts, "lengths": keys.lengths}
+    errors = []
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=FILE, dir=place.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    np.savez(file, allow_pickle=False, **arrays)
+                os.replace(temporary, place)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(temporary)
+                raise
+            return
+        except OSError as error:
+            errors.append(f"{place.parent} ({error.strerror})")
+    raise UserError(f"The index of the shards can be written nowhere: not to {', not to '.join(errors)}. Set "
+                    "data.cache to a directory that can be written.")  # fmt: skip
+
+
+def _numpy(values: array) -> np.ndarray:
+    return np.array(values, values.typecode)
