@@ -204,7 +204,7 @@ def test_volumes_change_in_training_only_and_are_cut_by_the_host():
         ("croma", dict(grayscale=0.1, normalise="batch"), "needs red, green and blue, but .* 'image' of 14"),
         ("croma", dict(colour_jitter=(0, 0.1, 0, 0), normalise="batch"), "colour_jitter=.* needs red"),
         ("cae", dict(cutmix=1.0), "augment.cutmix=1.0 cuts one box out of all images"),
-        ("mae", dict(where="device", randaugment="rand-m9"), "runs on the host, after the crop"),
+        ("mae", dict(where="device", randaugment="rand-m9"), "augment.randaugment='rand-m9'.* the host"),
         ("mae", dict(where="device", canvas=(0, 9)), "at least 1 pixel"),
     ],
 )  # fmt: skip
