@@ -2,6 +2,7 @@
 
 from mae_jax.config import Augment
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.data.transforms import HostAugment
 from mae_jax.methods.base import Leaf, Method
 
 PROBABILITIES = ("colour_jitter_p", "grayscale", "blur", "solarize", "erase", "volume_flip", "volume_turn")
@@ -117,6 +118,8 @@ def _images(a: Augment, images: dict[str, Leaf]) -> None:
             f"augment.cutmix={a.cutmix} cuts one box out of all images, but the method reads them at different sizes "
             f"({', '.join(images)}): set augment.cutmix=0; mixup fits."
         )
+    if a.randaugment is not None and not hasattr(HostAugment, "randaugment"):
+        raise UserError(f"augment.randaugment='{a.randaugment}': the host path has no RandAugment yet; leave it out.")
     if a.randaugment is not None and a.where == "device":
         raise UserError(
             f"augment.randaugment='{a.randaugment}' runs on the host, after the crop: set augment.where='host' with it."

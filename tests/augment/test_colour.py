@@ -1,6 +1,7 @@
 """Colours against Pillow, colorsys and scipy; the laws of their draws."""
 
 import colorsys
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from mae_jax.augment import colour
 from mae_jax.augment.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, Colour
 from mae_jax.core.keys import Context
 
-ALL = [BRIGHTNESS, CONTRAST, SATURATION, HUE]
+ALL = (BRIGHTNESS, CONTRAST, SATURATION, HUE)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,19 @@ def context(seed=0):
 def one(op, x, factor):
     """A single operation by `jitter`."""
     b = len(x)
-    return colour.jitter(x, jnp.full((b, 1), factor), jnp.zeros((b, 1)), [op])
+    return jitter(x, jnp.full((b, 1), factor), jnp.zeros((b, 1)), (op,))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def jitter(x, factor, order, which):
+    return colour.jitter(x, factor, order, list(which))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def happen(x, colours, seed=0):
+    """(`x` after draws by `colours`, the draws)."""
+    draws = colour.draw(context(seed), "image", len(x), colours)
+    return colour.apply(x, draws, colours), draws
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.7])
@@ -67,7 +80,7 @@ def test_each_sample_has_its_own_order(photos):
     x = unit(np.stack([photos[2]] * 3))
     factor = jnp.tile(jnp.array([0.7, 1.4, 0.5, 0.08]), (3, 1))
     orders = [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)]  # by operation
-    found = colour.jitter(x, factor, jnp.array(orders, jnp.float32), ALL)
+    found = jitter(x, factor, jnp.array(orders, jnp.float32), ALL)
     results = []
     for i, order in enumerate(orders):
         expected = x[i : i + 1]
@@ -79,22 +92,21 @@ def test_each_sample_has_its_own_order(photos):
 
 
 def test_grey_solarize_and_blur(photos):
-    x, n = unit(photos), len(photos)
-    always = lambda **what: colour.apply(x, colour.draw(context(), "image", n, Colour(**what)), Colour(**what))
-    grey = 255 * np.asarray(always(grayscale=1.0))
-    solar = np.round(255 * np.asarray(always(solarize=1.0)))
+    x = unit(photos)
+    grey, solar = (255 * np.asarray(happen(x, c)[0]) for c in (Colour(grayscale=1.0), Colour(solarize=1.0)))
+    solar = np.round(solar)
     for i, photo in enumerate(photos):
         picture = Image.fromarray(photo)
         np.testing.assert_allclose(grey[i], np.repeat(np.asarray(picture.convert("L"), float)[..., None], 3, 2), atol=1)
         np.testing.assert_array_equal(solar[i], np.asarray(ImageOps.solarize(picture)))
     np.testing.assert_allclose(colour.grey(jnp.asarray(grey)), grey[..., :1], rtol=2e-4)  # its weights add up to 0.9999
     sigma = np.array([0.1, 0.9, 2.0])
-    blurred = np.asarray(colour.blur(x, jnp.asarray(sigma, jnp.float32)))
+    blurred = np.asarray(jax.jit(colour.blur)(x, jnp.asarray(sigma, jnp.float32)))
     for i, s in enumerate(sigma):
         filtered = ndimage.gaussian_filter(np.asarray(x[i], float), (s, s, 0), mode="mirror", radius=8)
         np.testing.assert_allclose(blurred[i], filtered, atol=1e-5)
     flat = jnp.full((1, 4, 3, 3), 0.3)  # smaller than the kernel
-    np.testing.assert_allclose(colour.blur(flat, jnp.array([2.0])), flat, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(colour.blur)(flat, jnp.array([2.0])), flat, atol=1e-6)
 
 
 def test_law_of_the_jitter():
@@ -132,8 +144,8 @@ def test_chances_by_counts():
 def test_what_does_not_happen_to_a_sample_leaves_it_as_it_is(photos):
     x = unit(np.concatenate([photos] * 8))
     colours = Colour((0.4, 0.4, 0.2, 0.1), 0.5)
-    draws = colour.draw(context(4), "image", len(x), colours)
-    found, hit = np.asarray(colour.apply(x, draws, colours)), np.asarray(draws.jitter)
+    found, draws = jax.device_get(happen(x, colours, 4))
+    hit = draws.jitter
     assert 0 < hit.sum() < len(x)
     np.testing.assert_array_equal(found[~hit], x[~hit])
     assert (np.abs(found - x).max((1, 2, 3)) > 0)[hit].all()
