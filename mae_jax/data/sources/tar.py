@@ -105,11 +105,7 @@ class Samples(Source):
 
     def image(self, i: int) -> bytes:
         shard, size = int(self.shard[i]), int(self.size[i])
-        file = _open_files(self.files[shard], self.stamps[shard])
-        data = os.pread(file.number, size, int(self.offset[i]))
-        if len(data) != size:
-            raise OSError(f"{len(data)} bytes of {size} could be read")
-        return data
+        return _open_files(self.files[shard], self.stamps[shard]).read(size, int(self.offset[i]))
 
     def name(self, i: int) -> str:
         return f"{self.files[self.shard[i]].relative_to(self.root)}/{os.fsdecode(self.keys[i])}"
@@ -128,9 +124,16 @@ class _File:
 
     def __init__(self, path: Path, stamp: tuple[int, int]):
         self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        status = os.fstat(self.number)
-        if (status.st_size, status.st_mtime_ns) != stamp:
+        self.stamp = stamp
+
+    def read(self, size: int, offset: int) -> bytes:
+        status = os.fstat(self.number)  # each time: a shard may be written anew in place
+        if (status.st_size, status.st_mtime_ns) != self.stamp:
             raise OSError("the shard changed after it was indexed; start again to index it anew")
+        data = os.pread(self.number, size, offset)
+        if len(data) != size:
+            raise OSError(f"{len(data)} bytes of {size} could be read")
+        return data
 
     def __del__(self, close: Any = os.close) -> None:
         if hasattr(self, "number"):
