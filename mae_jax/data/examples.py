@@ -109,7 +109,7 @@ def _ints(values: memoryview) -> Iterator[np.ndarray]:
 
 
 def _fields(data: memoryview, what: str, schema: Mapping[int, int | None]) -> Iterator[tuple[int, memoryview]]:
-    """(field number, bytes of the value) of a message's fields; a wire type of None allows packed and single numbers."""
+    """(field number, bytes of the value) of a message's fields; wire type None: packed and single numbers."""
     at, end = 0, len(data)
     while at < end:
         tag, at = _read_varint(data, at)

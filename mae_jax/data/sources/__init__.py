@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.data.sources.array_record import ArrayRecord
 from mae_jax.data.sources.base import Arrays, Source, Spec
 from mae_jax.data.sources.digits import Digits
 from mae_jax.data.sources.folder import Folder
@@ -16,11 +17,13 @@ from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.photos import Photos
 from mae_jax.data.sources.sensors import Sensors
 from mae_jax.data.sources.synthetic import Synthetic
+from mae_jax.data.sources.tfds import Tfds
 from mae_jax.data.sources.volumes import Volumes
 
 __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source"]
 
 SOURCES: dict[str, type] = {
+    "array_record": ArrayRecord,
     "digits": Digits,
     "folder": Folder,
     "graphs_npz": GraphsNpz,
@@ -31,6 +34,7 @@ SOURCES: dict[str, type] = {
     "sbm": StochasticBlocks,
     "sensors": Sensors,
     "synthetic": Synthetic,
+    "tfds": Tfds,
     "tu": TU,
     "volumes": Volumes,
 }
