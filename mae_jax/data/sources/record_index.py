@@ -95,16 +95,13 @@ def _read(kind: str, path: Path, label_key: str, status: os.stat_result, note: "
         reader = open_array_record(path, options="")
     except OSError as error:
         raise UserError(str(error)) from error
-    try:
-        if not reader.ok():
-            raise UserError(f"{path} is no whole array_record file: copy or prepare it again.")
-        labels = np.full(reader.num_records(), -1, np.int32)
-        if label_key:
-            for i, record in _array_records(reader, len(labels)):
-                labels[i] = _label(memoryview(record), label_key, path)
-                note(None, 1)
-    finally:
-        reader.close()
+    if not reader.ok():
+        raise UserError(f"{path} is no whole array_record file: copy or prepare it again.")
+    labels = np.full(reader.num_records(), -1, np.int32)
+    if label_key:
+        for i, record in _array_records(reader, len(labels)):
+            labels[i] = _label(memoryview(record), label_key, path)
+            note(None, 1)
     return ShardIndex(status.st_size, status.st_mtime_ns, labels, none, none)
 
 
