@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="directory of images, or SOURCE:PATH (SOURCE: for no path)")
     parser.add_argument("target", metavar="DST", type=Path, help="directory to write, new or begun by this command")
     parser.add_argument("--format", default="keep", metavar="F",
-                        help="keep: files as they are; jpeg: all as JPEG; raw: pixels (default: %(default)s)")  # fmt: skip
+                        help="keep: files as they are; jpeg; raw: pixels (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--short-side", type=int, default=0, metavar="N", help="shrink to this short side; never enlarge"
     )

@@ -84,10 +84,10 @@ def _known_plan(path: Path, settings: Settings, prints: dict[str, Any]) -> Plan:
     """The plan of the run that was broken off. Raises UserError where this one is another."""
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
-        plan = Plan.from_json(old["plan"])
+        plan, before = Plan.from_json(old["plan"]), old["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no manifest of `mae_jax prepare` ({error!r}): remove the directory.") from error
-    changed = difference(old["settings"], settings.identity()) or difference(dict(plan.fingerprints), prints, "source")
+    changed = difference(before, settings.identity()) or difference(dict(plan.fingerprints), prints, "source")
     if changed:
         raise UserError(f"{path.parent} was begun with other settings or other data ({changed}): give the same ones to "
                         "go on, or another directory.")  # fmt: skip
