@@ -129,7 +129,7 @@ def test_rejected_records_decide_the_exit_status(photos, tmp_path, capsys):
     argv = arguments(source, tmp_path / "out", "--workers", "0")
     assert main(argv) == 1
     out = capsys.readouterr().out
-    assert "FAILED: 1 of 10 records" in out and "rejected  train/bad.jpg: it cannot be decoded" in out
+    assert "FAILED: 1 of 10 records" in out and "rejected  train/bad.jpg: its bytes are of no known" in out
     assert main([*argv, "--max-bad", "0.1"]) == 0
 
 
@@ -155,11 +155,9 @@ def test_wrong_flags_are_one_paragraph(photos, tmp_path, capsys, change, message
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nowhere", "no such directory"), ("foldr:x", "Did you mean 'folder'"), ("sensors:", "'image'|images and their")],
+    [("nowhere", "no such directory"), ("foldr:x", "Did you mean 'folder'"), ("sensors:", "--format raw alone")],
 )
 def test_wrong_sources_are_one_paragraph(tmp_path, capsys, monkeypatch, source, message):
-    import re
-
     monkeypatch.chdir(tmp_path)
     assert main(["prepare", source, "out"]) == 2
-    assert re.search(message, capsys.readouterr().err) and not list(tmp_path.rglob("*.array_record*"))
+    assert message in capsys.readouterr().err and not list(tmp_path.rglob("*.array_record*"))

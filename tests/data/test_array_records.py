@@ -62,8 +62,8 @@ def test_more_files_than_may_be_open(tmp_path, monkeypatch):
     for f in range(5):
         write(tmp_path / f"{f}.array_record", range(10 * f, 10 * f + 3))
     source = make_source("array_record", "train", {"path": str(tmp_path), "holdout": 0.0})
-    order = np.random.default_rng(0).integers(0, 15, 60)
-    assert all(source[int(i)]["image"] == png(10 * (i // 3) + i % 3) for i in order)
+    order = np.random.default_rng(0).integers(0, 15, 60).tolist()
+    assert all(source[i]["image"] == png(10 * (i // 3) + i % 3) for i in order)
     assert len(source.shards._open) == 2
 
 

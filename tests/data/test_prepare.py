@@ -1,4 +1,4 @@
-"""What `prepare` writes: the same bytes however it is run, read back by TFDS and by us, with everything accounted for."""
+"""What `prepare` writes: the same bytes however it is run, read back by TFDS and by us, and accounted for."""
 
 import hashlib
 import io
@@ -234,7 +234,7 @@ def test_only_what_is_too_large_is_encoded_anew():
         else:
             assert decode(out, 3).shape[:2] == size and out[:2] == data[:2]
             expected = np.array(image.resize(size[::-1], Image.Resampling.BICUBIC)).astype(float)
-            assert np.abs(decode(out, 3) - expected).mean() < 3
+            assert np.abs(decode(out, 3) - expected).mean() < 5  # what JPEG costs
         assert moments == Moments.of(decode(out, 3))
 
 
