@@ -80,7 +80,8 @@ def _entries(data: memoryview) -> Iterator[tuple[str, memoryview]]:
 
 
 def _feature(view: memoryview) -> Values:
-    kind, lists = BYTES, []
+    kind = BYTES
+    lists: list[memoryview] = []
     for number, values in _fields(view, "Feature", {BYTES: _DELIMITED, FLOATS: _DELIMITED, INTS: _DELIMITED}):
         if number != kind:
             kind, lists = number, []

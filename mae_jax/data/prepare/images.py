@@ -57,19 +57,20 @@ class Format:
                 f"The records hold {', '.join(map(repr, sorted(record)))}: `mae_jax prepare` writes images and their "
                 "labels, nothing else."
             )
-        label = {"label": np.array([record["label"]])} if labelled else {}
+        features: dict[str, Any] = {"label": np.array([record["label"]])} if labelled else {}
         data = record["image"]
         pixels, shrunk = self._pixels(data)
         if self.kind == "raw":
             pixels = convert(pixels, self.dtype)
-            stored = {"image/shape": np.array(pixels.shape), "image/value": np.ascontiguousarray(pixels).tobytes()}
-            return write_example(stored | label), Moments.of(pixels)
+            features["image/shape"] = np.array(pixels.shape)
+            features["image/value"] = np.ascontiguousarray(pixels).tobytes()
+            return write_example(features), Moments.of(pixels)
         if self.kind == "keep" and not shrunk:
             if isinstance(data, np.ndarray) or data.startswith(FOREIGN):
                 raise BadImage("it is an array and no encoded file: --format raw writes arrays")
-            return write_example({"image": data} | label), Moments.of(pixels)
+            return write_example(features | {"image": data}), Moments.of(pixels)
         file = self._encoded(pixels, "jpeg" if self.kind == "jpeg" or is_jpeg(_head(data)) else "png")
-        return write_example({"image": file} | label), Moments.of(decode(file, self.channels))
+        return write_example(features | {"image": file}), Moments.of(decode(file, self.channels))
 
     def _pixels(self, data: bytes | np.ndarray) -> tuple[np.ndarray, bool]:
         """(the image at the size at which it is written, whether that is another size than its own)."""

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -99,8 +100,8 @@ def _read(kind: str, path: Path, label_key: str, status: os.stat_result, note: "
         raise UserError(f"{path} is no whole array_record file: copy or prepare it again.")
     labels = np.full(reader.num_records(), -1, np.int32)
     if label_key:
-        for i, record in _array_records(reader, len(labels)):
-            labels[i] = _label(memoryview(record), label_key, path)
+        for i, whole in _array_records(reader, len(labels)):
+            labels[i] = _label(memoryview(whole), label_key, path)
             note(None, 1)
     return ShardIndex(status.st_size, status.st_mtime_ns, labels, none, none)
 
@@ -160,7 +161,7 @@ def _save(places: Sequence[Path], shards: dict[str, ShardIndex]) -> None:
     """Into the first place that can be written: under another name first, so that no one reads half a file."""
     held = list(shards.values())
     none = np.empty(0, np.int64)
-    arrays = {
+    arrays: dict[str, Any] = {
         "version": np.array(VERSION),
         "names": np.array(list(shards)),
         "sizes": np.array([s.size for s in held], np.int64),

@@ -142,7 +142,7 @@ def find_version(root: Path) -> Path:
 
 def flat_features(features: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
     """features.json by the names that a record uses: "/" between the parts of nested ones."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for key, held in features.get("featuresDict", {}).get("features", {}).items():
         found |= flat_features(held, f"{prefix}{key}/") if "featuresDict" in held else {prefix + key: held}
     return found
