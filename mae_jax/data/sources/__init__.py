@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.data.sources.array_record import ArrayRecord
 from mae_jax.data.sources.base import Arrays, Source, Spec
 from mae_jax.data.sources.digits import Digits
 from mae_jax.data.sources.folder import Folder
@@ -20,11 +21,13 @@ from mae_jax.data.sources.sensors import Sensors
 from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
 from mae_jax.data.sources.tar import Tar
+from mae_jax.data.sources.tfds import Tfds
 from mae_jax.data.sources.volumes import Volumes
 
 __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "open_split"]
 
 SOURCES: dict[str, type] = {
+    "array_record": ArrayRecord,
     "digits": Digits,
     "folder": Folder,
     "graphs_npz": GraphsNpz,
@@ -38,6 +41,7 @@ SOURCES: dict[str, type] = {
     "sensors": Sensors,
     "synthetic": Synthetic,
     "tar": Tar,
+    "tfds": Tfds,
     "tu": TU,
     "volumes": Volumes,
 }
