@@ -34,7 +34,7 @@ class Source(ABC):
         shuffled: whether the records are stored in random order, so that a slice of them is a random sample.
     """
 
-    shuffled: ClassVar[bool] = False
+    shuffled: bool = False
     labels: np.ndarray
     classes: tuple[str, ...] = ()
 
