@@ -24,7 +24,7 @@ def test_defaults_overrides_and_conversions():
 
 def test_source_and_method_names_bring_their_own_keys():
     config = resolve(RAW, ["data.source=folder", "data.path=/some/where"])
-    assert config.data.options == {"path": "/some/where", "holdout": 0.1}
+    assert config.data.options == {"path": "/some/where", "holdout": 0.1, "manifest": None}
     with pytest.raises(UserError, match="unknown config key 'data.path'"):
         resolve(RAW, ["data.path=/some/where"])
 

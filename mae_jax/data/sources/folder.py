@@ -38,7 +38,7 @@ class Folder(Spec):
 
     path: str
     holdout: float = 0.1
-    manifest: str = ""
+    manifest: str | None = None
 
     def open(self, split: str) -> Source:
         split = split_name(split)
