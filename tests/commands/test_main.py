@@ -19,6 +19,8 @@ OPTIONS = {
     "reconstruct": ("--workdir DIR", "IMAGE", "--output", "--count N", "--draw I", "--config.SECTION.KEY=VALUE"),
     "list": ("--configs DIR",),
     "parity": ("FILE.npz", "--json", "--tolerance T"),
+    "data": ("--config FILE.py", "--output FILE.png", "--moments N", "--json FILE.json"),
+    "prepare": ("SRC", "DST", "--format F", "--short-side N", "--dry-run", "--max-bad SHARE"),
 }
 
 
