@@ -295,6 +295,22 @@ def test_mistakes_are_named_before_anything_is_written(folder, tmp_path, changes
     assert not list(tmp_path.rglob("*.array_record*")) and not (folder / "x").exists()
 
 
+def test_names_that_are_no_utf8_survive(tmp_path):
+    for c in (b"caf\xe9", b"the"):
+        os.makedirs(os.path.join(os.fsencode(tmp_path), b"in", c))
+        for i in range(4):
+            path = os.path.join(os.fsencode(tmp_path), b"in", c, b"%d.png" % i)
+            Image.fromarray(smooth(i, (8, 8))).save(os.fsdecode(path))
+        open(os.path.join(os.fsencode(tmp_path), b"in", c, b"bad\xff.jpg"), "wb").close()
+    chosen = Settings("folder", {"path": str(tmp_path / "in"), "holdout": 0.0}, tmp_path / "out", ("train",))
+    said: list[str] = []
+    first, again = (prepare(chosen, 0, 0.5, said.append) for _ in range(2))
+    assert first == again and said == ["1 of 1 shards were there already, and whole"]
+    assert os.fsencode(first["rejected"][0]["name"]).endswith(b"bad\xff.jpg")
+    source = make_source("tfds", "train", {"path": str(tmp_path / "out"), "holdout": 0.0})
+    assert tuple(map(os.fsencode, source.classes)) == (b"caf\xe9", b"the")
+
+
 def test_nothing_readable_is_said_at_once(tmp_path):
     for i in range(5):
         (tmp_path / f"{i}.jpg").write_bytes(b"no image")

@@ -225,7 +225,7 @@ def _describe(target: Path, plan: Plan, notes: dict[Job, Any]) -> None:
             "classLabel": {"numClasses": str(len(plan.classes))},
             "pythonClassName": base + "class_label_feature.ClassLabel",
         }
-        (target / "label.labels.txt").write_text("".join(f"{c}\n" for c in plan.classes), encoding="utf-8")
+        (target / "label.labels.txt").write_bytes(b"".join(os.fsencode(c) + b"\n" for c in plan.classes))
     elif plan.labelled:
         tensor = {"dtype": "int64", "encoding": "none", "shape": {}}
         features["label"] = {"pythonClassName": base + "tensor_feature.Tensor", "tensor": tensor}

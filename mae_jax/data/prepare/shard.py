@@ -90,9 +90,7 @@ def write_shard(
 def write_json(path: Path, data: Any) -> None:
     """Whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(
-        json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="surrogateescape"
-    )
+    temporary.write_text(json.dumps(data, indent=2) + "\n")  # ASCII: names need not be UTF-8
     sync(temporary)
     os.replace(temporary, path)
     sync(path.parent)

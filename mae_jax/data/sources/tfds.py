@@ -186,7 +186,7 @@ def _class_names(root: Path, features: dict[str, Any], key: str, labels: np.ndar
     """From KEY.labels.txt, or numbers: as many as features.json says, or as the labels show."""
     file = root / f"{key.replace('/', '-')}.labels.txt"
     if file.is_file():
-        return tuple(file.read_text(encoding="utf-8").splitlines())
+        return tuple(file.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
     count = int(flat_features(features).get(key, {}).get("classLabel", {}).get("numClasses", 0))
     return tuple(map(str, range(count))) if count else label_classes(labels, key)
 
