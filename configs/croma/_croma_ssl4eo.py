@@ -22,7 +22,7 @@ def recipe(arg: str, epochs: int, **model) -> ConfigDict:
                 decoder_heads=8, mask_ratio=0.75, **model,
             ),
             data=dict(source="folder", workers=16),  # data.path: a tree of .npy stacks [h, w, 14]
-            # Squares of 60 to 180 of a tile's 264 pixels, brought to 120; both sensors are one stack, so they share all.
+            # Squares of 60 to 180 of a tile's 264 pixels, brought to 120; both sensors are one stack and share all.
             augment=dict(
                 crop_scale=((60 / 264) ** 2, (180 / 264) ** 2), crop_ratio=(1.0, 1.0), flip=True, vertical_flip=True,
                 quarter_turns=True, normalise="batch",
