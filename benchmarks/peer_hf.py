@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.config import Config
 from mae_jax.core.errors import UserError
+from mae_jax.schema import Config
 
 MODES = ("eager", "compile")
 

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 
 from mae_jax.commands.options import OVERRIDES_HELP, from_file, split_overrides
-from mae_jax.config import Config
 from mae_jax.core.errors import UserError
+from mae_jax.schema import Config
 
 LIBRARIES = ("mae_jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 SWITCHES = ("XLA_", "JAX_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_", "OMP_NUM_", "TORCHINDUCTOR_", "GLIBC_", "MALLOC_")

@@ -18,8 +18,9 @@ MAY_IMPORT = {
     "teachers": {"core", "nets", "interop", "teachers", "methods.base", "train.checkpoint"},
     "data": {"data", "core.errors"},
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
-    "train": FOUNDATION | MIDDLE | {"nets", "eval", "data", "config", "train", "methods.base", "teachers"},
-    "config": {"core.errors", "data.sources", "methods", "nets"},
+    "train": FOUNDATION | MIDDLE | {"nets", "eval", "data", "config", "schema", "train", "methods.base", "teachers"},
+    "schema": set(),
+    "config": {"core.errors", "data.sources", "methods", "nets", "schema"},
 }
 
 
@@ -30,7 +31,9 @@ def own_imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mae_jax"):
             base = node.module.removeprefix("mae_jax").lstrip(".")
             found |= (
-                {base} if "." in base or base in ("config",) else {f"{base}.{a.name}".strip(".") for a in node.names}
+                {base}
+                if "." in base or base in ("config", "schema")
+                else {f"{base}.{a.name}".strip(".") for a in node.names}
             )
         elif isinstance(node, ast.Import):
             found |= {a.name.removeprefix("mae_jax.") for a in node.names if a.name.startswith("mae_jax.")}

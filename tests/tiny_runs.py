@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.config import Config, resolve
+from mae_jax.config import resolve
+from mae_jax.schema import Config
 
 TINY: dict[str, dict[str, Any]] = {
     "method": dict(

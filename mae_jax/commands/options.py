@@ -6,14 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
-from mae_jax.config import Config, load, resolve
+from mae_jax.config import load, resolve
 from mae_jax.core.errors import UserError
+from mae_jax.schema import Config
 
 OVERRIDES_HELP = """\
 overrides:
   --config.SECTION.KEY=VALUE changes one value of the config, as often as you like:
     --config.optim.learning_rate=1e-3 --config.data.path=/my/images --config.augment.mean='(0.5,)'
-  Sections: method, data, augment, optim, train, checkpoint, eval, mesh, log. mae_jax/config.py documents their
+  Sections: method, data, augment, optim, train, checkpoint, eval, mesh, log. mae_jax/schema.py documents their
   keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest.
 """
 
@@ -31,6 +32,8 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     arguments = iter(argv)
     for argument in arguments:
+        if argument.startswith("--data."):  # `prepare` reads nothing else of a config
+            argument = f"--config.{argument.removeprefix('--')}"
         if not argument.startswith("--config."):
             rest.append(argument)
             continue

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from mae_jax.config import Config, make_method
+from mae_jax.config import make_method
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import (
@@ -26,6 +26,7 @@ from mae_jax.core.types import Batch, Params
 from mae_jax.data.sources import Source, make_source
 from mae_jax.data.views import Views
 from mae_jax.methods.base import Leaf, Method
+from mae_jax.schema import Config
 from mae_jax.train import inputs
 from mae_jax.train.optimizers import make_optimizer
 from mae_jax.train.schedules import Schedule, learning_rate

@@ -1,9 +1,9 @@
 """What of the augmentation cannot be, or does not fit the method, said before anything is built."""
 
-from mae_jax.config import Augment
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.transforms import HostAugment
 from mae_jax.methods.base import Leaf, Method
+from mae_jax.schema import Augment
 
 PROBABILITIES = ("colour_jitter_p", "grayscale", "blur", "solarize", "erase", "volume_flip", "volume_turn")
 COLOURS = ("colour_jitter", "grayscale", "blur", "solarize")

@@ -14,7 +14,6 @@ from mae_jax.augment import colour, crop, mixup, volume
 from mae_jax.augment.erase import erase
 from mae_jax.augment.geometry import reverse, turn, upto
 from mae_jax.augment.normalise import normalise, to_unit, within_batch
-from mae_jax.config import Augment
 from mae_jax.core.keys import Context
 from mae_jax.core.types import Batch
 from mae_jax.data.canvas import Canvas
@@ -22,6 +21,7 @@ from mae_jax.data.transforms import HostAugment
 from mae_jax.data.views import HostLeaf, Raw, View, Views
 from mae_jax.data.volume_crop import VolumeCrop
 from mae_jax.methods.base import Leaf
+from mae_jax.schema import Augment
 from mae_jax.train.input_checks import check, coloured, is_image, is_volume
 
 __all__ = ["batch_leaves", "check", "host_leaves", "is_image", "on_device", "views", "with_targets"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mae_jax.config import FREE_DATA, Config, differences
+from mae_jax.config import FREE_DATA, differences
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import replicated
 from mae_jax.data.batches import Problems
@@ -16,6 +16,7 @@ from mae_jax.data.pipeline import fingerprint
 from mae_jax.eval.pictures import save_png
 from mae_jax.eval.probes import results_json, table
 from mae_jax.eval.reconstruct import draw_grid, reconstructor
+from mae_jax.schema import Config
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
 from mae_jax.train.feed import train_batches

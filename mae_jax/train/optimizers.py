@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mae_jax.config import Optim
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.types import Params
+from mae_jax.schema import Optim
 from mae_jax.train.lamb import lamb
 from mae_jax.train.schedules import Schedule, weight_decay
 

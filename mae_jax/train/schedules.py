@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mae_jax.config import Optim
 from mae_jax.core.ramps import cosine
+from mae_jax.schema import Optim
 
 Schedule = Callable[[Int[Array, ""] | int | float], Float[Array, ""]]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 
-from mae_jax.config import Optim
+from mae_jax.schema import Optim
 from mae_jax.train.build import Run, part_sizes
 from mae_jax.train.hardware import peak_flops
 from mae_jax.train.schedules import scaled

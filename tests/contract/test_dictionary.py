@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from mae_jax.config import Optim
 from mae_jax.core import tree
 from mae_jax.core.types import Aux
 from mae_jax.methods.base import Leaf, Method
+from mae_jax.schema import Optim
 from mae_jax.train.optimizers import OPTIMIZERS, make_optimizer
 from mae_jax.train.state import init_state
 from mae_jax.train.step import make_step

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from mae_jax.config import Augment
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_sharding, make_mesh, replicated
 from mae_jax.core.types import Features
 from mae_jax.eval.run import Evaluator
 from mae_jax.methods.base import Leaf, Method
+from mae_jax.schema import Augment
 from mae_jax.train.inputs import on_device
 
 MEAN, STD = (0.305,), (0.376,)

@@ -12,11 +12,11 @@ from tiny_runs import tiny
 from mae_jax import methods
 from mae_jax.augment import crop, mixup
 from mae_jax.augment.normalise import normalise
-from mae_jax.config import Augment
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.data import transforms
 from mae_jax.methods.base import Leaf
+from mae_jax.schema import Augment
 from mae_jax.train import inputs
 from mae_jax.train.build import build
 from mae_jax.train.feed import train_batches

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from mae_jax.config import Optim
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.nets.block import Transformer
 from mae_jax.nets.vit import Classifier
+from mae_jax.schema import Optim
 from mae_jax.train import optimizers as o
 from mae_jax.train.schedules import scaled, warmup_cosine
 

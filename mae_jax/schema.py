@@ -1,0 +1,167 @@
+"""The schema of a config: every section's keys, their defaults and what they mean. config.py fills and checks it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where samples come from; the named source adds its own fields."""
+
+    source: str = "folder"
+    train_split: str = "train"  # which records train: "train", "train[:90%]", "train+test", "train[1000:]"
+    test_split: str = "test"  # which records are probed and drawn
+    repeats: int = 1  # views of each record, one after the other: read and decoded once (repeated augmentation)
+    workers: int = 0  # decoding processes; 0 decodes in threads of the main one
+    memory_mb: int = 1024  # bound of what each host computes ahead of need
+    max_bad: float = 0.05  # share of unreadable records at which a run stops; below it they are replaced and counted
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the source's fields, filled by `resolve`
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """What happens to a training image. Defaults: MAE's pretraining recipe."""
+
+    crop_scale: tuple[float, float] | None = (0.2, 1.0)  # share of the area of a random crop; None: no random crop
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # aspect ratio of a random crop
+    flip: bool = True  # mirror half of the images
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # per channel; integer images are scaled to [0, 1] first
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    pad: int = 0  # reflect so many pixels round the image and cut its size out at random (a small shift)
+    noise: float = 0.0  # deviation of Gaussian noise on normalised training images, drawn for each view
+    normalise: Literal["fixed", "batch"] = "fixed"  # "batch": from mean +- 2 std of the batch to [0, 1] (CROMA)
+    where: Literal["host", "device"] = "host"  # crop, resize and flip on the host, or inside the step (docs/augment.md)
+    canvas: tuple[int, int] = (512, 512)  # "device": pictures travel on canvases of so many pixels, shrunk to fit
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"  # antialiased, unless the method says which
+    randaugment: str | None = None  # RandAugment on the host by timm's grammar, as "rand-m9-mstd0.5-inc1"
+    vertical_flip: bool = False  # exchange top and bottom of half of the images
+    quarter_turns: bool = False  # turn square images by 0, 90, 180 or 270 degrees
+    colour_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    colour_jitter_p: float = 1.0  # probability of the jitter; so are the next three, of what they name
+    grayscale: float = 0.0
+    blur: float = 0.0  # Gaussian, deviation 0.1..2 pixels
+    solarize: float = 0.0  # invert what is above the middle
+    one_of: bool = False  # at most one of these three per image; their probabilities add up to at most 1
+    colour_views: tuple[str, ...] = ()  # leaves whose colours change, from jitter to solarize; (): all images
+    erase: float = 0.0  # probability of a box of noise (random erasing)
+    mixup: float = 0.0  # alpha: each image blended with another of the batch; with cutmix, one of both by halves
+    cutmix: float = 0.0  # alpha: a box out of another image of the batch
+    volume_crop: float | None = None  # cut volumes out of larger ones; share of crops about a voxel that is not 0
+    volume_flip: float = 0.0  # probability, along each axis
+    volume_turn: float = 0.0  # probability of 1, 2 or 3 quarter turns in the plane of the first two axes
+    volume_scale: tuple[float, float] = (0.0, 0.0)  # (s, probability): intensities times 1 + U(-s, s)
+    volume_shift: tuple[float, float] = (0.0, 0.0)  # (s, probability): intensities plus U(-s, s)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """Optimizer and learning rate. Defaults: MAE's pretraining recipe."""
+
+    name: str = "adamw"  # adamw, adam (weight decay inside the gradient), lamb, lars, sgd
+    learning_rate: float = 1.5e-4  # before `scaling`
+    scaling: Literal["linear", "sqrt", "none"] = "linear"  # peak = learning_rate * batch / 256 | sqrt(batch) / 4 | 1
+    schedule: Literal["cosine", "cosine_inclusive", "constant"] = "cosine"  # after warm-up (train/schedules.py)
+    warmup: int = 0  # steps
+    warmup_start: float = 0.0  # where the warm-up starts, as a share of the peak
+    end_rate: float = 0.0  # the rate at the last step, as it is (not scaled)
+    end_share: float = 0.0  # the same as a share of the peak; the larger of the two counts
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.9  # lars, sgd
+    trust: float = 0.001  # lars
+    weight_decay: float = 0.05
+    weight_decay_end: float | None = None  # where a cosine over all steps takes it; None: constant
+    decay_rules: tuple[tuple[str, float], ...] = (
+        (r"(^|/)(bias|q_bias|v_bias|scale|gamma|slope|temperature|mix)$", 0.0),
+        (r"(^|/)(kernel|class_token|mask_token|pos_embed)$", 1.0),
+    )  # (regular expression over parameter paths, multiplier of weight_decay); first match wins, all must match
+    clip: float | None = None  # global-norm clipping of the gradient
+    clip_groups: tuple[tuple[str, float], ...] = ()  # (regular expression over paths, norm): each group by itself
+    average: float = 0.0  # decay of a running average of the weights, kept for evaluation; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long, how many at a time, and in which numbers."""
+
+    steps: int = 1000
+    sizes: tuple[tuple[int, int], ...] = ()  # progressive resolution: (from step, image size); (): method.image_size
+    batch: int = 256  # global: over all devices and microbatches
+    microbatches: int = 1  # the batch runs in this many parts (gradient accumulation)
+    seed: int = 0
+    init: str | None = None  # a workdir whose weights training starts from
+    precision: Literal["float32", "bfloat16"] = "float32"  # of compute; master weights are always float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When the state is saved and what is kept."""
+
+    every: int = 1000  # steps; the last step is always saved
+    keep: int = 2  # newest checkpoints kept
+    best: str | None = None  # a metric, as "probe/knn": its best checkpoint is kept besides
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Probing the encoder, while it trains and at the end."""
+
+    every: int = 0  # steps between online probes; 0: none
+    online: tuple[str, ...] = ("knn",)  # protocols of the online probe: linear, knn, five_shot, svm
+    protocols: tuple[str, ...] = ()  # protocols of the table at the end; (): no table
+    raw: bool = True  # whether the table has a column for raw pixels
+    pool: Literal["mean", "class", "raw_mean", "sum", "max", "tokens"] = "mean"  # "tokens": each has a label (nodes)
+    batch: int = 256
+    limit: int | None = None  # samples per split
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the computation is laid out; changes no result."""
+
+    data: int = -1  # devices along the data axis; -1: what is left
+    fsdp: int = 1  # devices along the axis that splits parameters and optimizer state
+    scan: bool = False  # run equal blocks as a loop: compiles faster, needs more memory
+    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """What is written while a run goes on."""
+
+    every: int = 50  # steps
+    pictures_every: int = 0  # steps between reconstruction pictures; 0: only at the end
+    pictures: int = 8  # images in a picture
+    tensorboard: bool = True
+    wandb: str | None = None  # Weights & Biases project; None: off
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run, resolved and checked."""
+
+    method: Mapping[str, Any]  # {"name": ..., **the method's fields}
+    data: Data
+    augment: Augment
+    optim: Optim
+    train: Train
+    checkpoint: Checkpoint
+    eval: Eval
+    mesh: MeshConfig
+    log: Log
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dicts, as a user would write them; JSON turns tuples into lists and back is `resolve`."""
+        data = dataclasses.asdict(self.data)
+        options = data.pop("options")
+        sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain = {k: dataclasses.asdict(v) for k, v in sections.items() if k not in ("method", "data")}
+        return {"method": dict(self.method), "data": data | options} | plain
+
+
+SECTIONS: dict[str, type] = {
+    "data": Data, "augment": Augment, "optim": Optim, "train": Train, "checkpoint": Checkpoint, "eval": Eval,
+    "mesh": MeshConfig, "log": Log,
+}  # fmt: skip
