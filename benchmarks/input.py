@@ -6,9 +6,9 @@
 
 --versus makes a set of JPEGs (500 x 375, quality 90, out of scikit-learn's photographs), the same prepared at short
 side 256 and as raw pixels, and lets all contestants take turns on one core with one thread each: from files (in the
-page cache) to a batch of random-resized crops with flips. Ours ends in uint8, which is normalised on the device; PyTorch's
-end in normalised float32, as its users write it. Rates are per second of CPU time, so that what other programs take of
-the core does not count; still compare ratios of rounds, not rates of runs.
+page cache) to a batch of random-resized crops with flips. Ours ends in uint8, which is normalised on the device;
+PyTorch's end in normalised float32, as its users write it. Rates are per second of CPU time, so
+that what other programs take of the core does not count; still compare ratios of rounds, not rates of runs.
 
 Prints a line for each measurement, and all of them as JSON (--json, or the last line).
 """
@@ -89,7 +89,7 @@ def line_up(sets: dict[str, list[Path]], args: argparse.Namespace) -> tuple[dict
             files = [str(file) for file in sets[kind]]
             out[f"{name} / {kind}, pil"] = peers.torch_batches(files, load, BATCH)
     except ImportError as error:
-        raise UserError(f"--versus compares with PyTorch, and {error.name} is not installed: pip install torch.") from error
+        raise UserError(f"--versus compares with PyTorch: {error.name} is missing (pip install torch).") from error
     try:
         name, load = peers.opencv_transform(size)
         out[f"{name} / original"] = peers.torch_batches([str(file) for file in sets["original"]], load, BATCH)
@@ -117,7 +117,7 @@ def our_batches(source: Source, views: Views) -> Iterator[int]:
 
 
 def canvas_views(size: tuple[int, int]):
-    """What the host does where crops are made on the device: decode onto a canvas. Raises ImportError before it exists."""
+    """The host's share where crops are made on the device: decode onto a canvas. ImportError before that exists."""
     from mae_jax.data.canvas import Canvas
 
     place = Canvas(size, 3)
@@ -255,7 +255,7 @@ def _one_core() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--versus", action="store_true", help="against PyTorch's usual ways, per core")
-    parser.add_argument("--torchvision", metavar="PATH", help="an unzipped torchvision wheel, where it is not installed")
+    parser.add_argument("--torchvision", metavar="PATH", help="an unzipped torchvision wheel")
     parser.add_argument("--images", type=int, default=256, help="of the set that --versus makes")
     parser.add_argument("--canvas", type=int, default=512, help="side of the device path's canvas")
     parser.add_argument("--decode", action="store_true", help="compare JPEG decoders")

@@ -1,4 +1,4 @@
-"""Other people's input paths for `input.py --versus`: the same files, crop, flip and size, as their users write them."""
+"""Other people's input paths for `input.py --versus`: the same files, crop, flip, size, as their users write them."""
 
 import math
 import sys
@@ -54,7 +54,8 @@ def pil_transform(size: int, torchvision: str | None) -> tuple[str, Callable]:
             picture = picture.crop((j, i, j + w, i + h)).resize((size, size), Image.Resampling.BICUBIC)
             if torch.rand(1) < 0.5:
                 picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            return normalise(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().to(torch.float32).div(255))
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+            return normalise(pixels.to(torch.float32).div(255))
 
     def load(path: str):
         with open(path, "rb") as file, Image.open(file) as picture:

@@ -19,14 +19,20 @@ SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value that st
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
-def decode(data: bytes | np.ndarray, channels: int, shrink: int = 1, header: jpeg.Header | None = None) -> np.ndarray:
+def decode(
+    data: bytes | np.ndarray,
+    channels: int,
+    shrink: int = 1,
+    exact: bool = True,
+    header: jpeg.Header | None = None,
+) -> np.ndarray:
     """An upright image [h, w, channels] of uint8, uint16 (16-bit files) or float32 (float files and arrays).
 
-    Files: grey, RGB, palette, CMYK (stored inverted, as Adobe does) and 1-bit become luma (1 channel), RGB (3), or these
-    with alpha (2, 4); alpha is dropped from the first two. Of an animation the first frame is taken. A TIFF's pages,
-    planes or samples become the channels when there are as many (tifffile); 16-bit colour keeps its depth in TIFF
-    (tifffile) and PNG (opencv), and is refused where the library is missing. Arrays (.npy bytes too) must have the
-    channels asked for.
+    Files: grey, RGB, palette, CMYK (stored inverted, as Adobe does) and 1-bit become luma (1 channel), RGB (3), or
+    these with alpha (2, 4); alpha is dropped from the first two. Of an animation the first frame is taken. A
+    TIFF's pages, planes or samples become the channels when there are as many (tifffile); 16-bit colour keeps its
+    depth in TIFF (tifffile) and PNG (opencv), and is refused where the library is missing. Arrays (.npy bytes too) must
+    have the channels asked for.
 
     A JPEG comes out the same from simplejpeg as from Pillow, but simplejpeg also refuses what libjpeg only warns of:
     a truncated or visibly corrupt file is a BadImage and never a picture that ends in grey.
@@ -35,6 +41,7 @@ def decode(data: bytes | np.ndarray, channels: int, shrink: int = 1, header: jpe
         data: an encoded file, or an array [h, w] or [h, w, c].
         channels: wanted number of channels.
         shrink: 1, 2, 4 or 8: a JPEG is decoded at 1/shrink of its size (averages in the DCT); others ignore it.
+        exact: False lets simplejpeg take the quick transforms for a JPEG (data/jpeg.py says what they cost).
         header: what `jpeg.read_header(data)` gave, where it is known.
 
     Raises: BadImage, whatever the codec raised.
@@ -47,11 +54,11 @@ def decode(data: bytes | np.ndarray, channels: int, shrink: int = 1, header: jpe
         if is_jpeg(data):
             header = header or jpeg.read_header(data)
             if jpeg.decodable(data, header):
-                return _jpeg(data, channels, shrink, header)
+                return _jpeg(data, channels, shrink, exact, header)
         elif tiff.is_tiff(data):
             return _tiff(data, channels)
         with _open(data) as picture:
-            if _deep_png(data):
+            if _deep_png(data) and channels in MODES:
                 return upright(_shape_channels(_by_opencv(data), channels), _orientation(picture))
             return _by_pillow(picture, channels, shrink)
 
@@ -100,10 +107,10 @@ def convert(image: np.ndarray, dtype: str) -> np.ndarray:
     return np.round(image.astype(np.float32) * white).astype(dtype)
 
 
-def _jpeg(data: bytes, channels: int, shrink: int, header: jpeg.Header) -> np.ndarray:
+def _jpeg(data: bytes, channels: int, shrink: int, exact: bool, header: jpeg.Header) -> np.ndarray:
     if channels not in MODES:
         raise _too_many(STORED[header.components], channels)
-    image = upright(jpeg.pixels(data, header, shrink), header.orientation)
+    image = upright(jpeg.pixels(data, header, shrink, exact), header.orientation)
     stored = STORED[header.components]
     if stored == MODES[channels]:
         return image
@@ -113,14 +120,16 @@ def _jpeg(data: bytes, channels: int, shrink: int, header: jpeg.Header) -> np.nd
 
 
 def _tiff(data: bytes, channels: int) -> np.ndarray:
-    try:
-        with _open(data) as picture:
-            if not tiff.beyond_pillow(picture, channels):
-                return _by_pillow(picture, channels)
-    except Image.UnidentifiedImageError:
-        pass  # more samples, or deeper ones, than Pillow knows
+    if channels in MODES:
+        try:
+            with _open(data) as picture:
+                if not tiff.beyond_pillow(picture, channels):
+                    return _by_pillow(picture, channels)
+        except Image.UnidentifiedImageError:
+            pass  # more samples, or deeper ones, than Pillow knows
     image, orientation = tiff.read(data, channels)
-    if image.shape[2] != channels and image.dtype in (np.uint8, np.uint16) and image.shape[2] <= 4:
+    reshaped = image.shape[2] != channels and image.shape[2] <= 4 and image.dtype in (np.uint8, np.uint16)
+    if channels in MODES and reshaped:
         image = _shape_channels(image, channels)
     return upright(_array(image, channels), orientation)
 
@@ -194,9 +203,7 @@ def _by_opencv(data: bytes) -> np.ndarray:
 
 
 def _shape_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Integer grey, grey + alpha, RGB or RGBA -> luma (1), RGB (3), each with alpha (2, 4; opaque where there was none)."""
-    if channels not in MODES:
-        raise _too_many(MODES[image.shape[2]], channels)
+    """Integer grey or RGB, with alpha or not -> luma (1), RGB (3), or these with alpha (2, 4; else opaque)."""
     has_alpha = image.shape[2] in (2, 4)
     colour, alpha = (image[..., :-1], image[..., -1:]) if has_alpha else (image, None)
     if channels <= 2 and colour.shape[2] == 3:

@@ -1,7 +1,8 @@
 """JPEG: what its header says, read in microseconds, and its pixels by libjpeg-turbo, strictly.
 
-The accurate transforms are asked for (integer DCT, smooth chroma upsampling), as Pillow does, so the pixels are Pillow's.
-The quick ones would save a tenth of the time and cost fidelity: 45 dB for the fast DCT, 42 dB for the fast upsampling.
+By default with the accurate transforms (integer DCT, smooth chroma upsampling), as Pillow does, so the pixels are
+Pillow's. The quick ones save a twelfth of the time. Against the accurate ones the fast DCT gives 45 dB, the fast
+upsampling 44 dB, both 42 dB; after a random-resized crop of a 500 x 375 photograph to 224, 44 dB.
 """
 
 import re
@@ -55,7 +56,7 @@ def read_header(data: bytes) -> Header:
     at = 2
     while True:
         at = data.find(b"\xff", at)
-        while data[at + 1 : at + 2] == b"\xff":  # fill bytes
+        while at >= 0 and data[at + 1 : at + 2] == b"\xff":  # fill bytes
             at += 1
         if at < 0 or at + 4 > len(data):
             raise BadImage("it cannot be decoded (it ends within its JPEG header)")
@@ -120,8 +121,10 @@ def decodable(data: bytes, header: Header) -> bool:
     return True
 
 
-def pixels(data: bytes, header: Header, shrink: int = 1) -> np.ndarray:
+def pixels(data: bytes, header: Header, shrink: int = 1, exact: bool = True) -> np.ndarray:
     """Stored pixels uint8 [h, w, components], each side divided by `shrink` (1, 2, 4, 8) and rounded up.
+
+    `exact`: by the accurate transforms, else by the quick ones.
 
     CMYK comes as inks, 255 for full cover: Adobe stores it inverted, as everyone does.
 
@@ -130,12 +133,17 @@ def pixels(data: bytes, header: Header, shrink: int = 1) -> np.ndarray:
     simplejpeg = library("simplejpeg")
     assert simplejpeg is not None
     space = SPACES[header.components]
-    least = {"min_height": -(-header.height // shrink), "min_width": -(-header.width // shrink)}
+    options = {
+        "min_height": -(-header.height // shrink),
+        "min_width": -(-header.width // shrink),
+        "fastdct": not exact,
+        "fastupsample": not exact,
+    }
     try:
-        image = simplejpeg.decode_jpeg(data, space, **least)
+        image = simplejpeg.decode_jpeg(data, space, **options)
     except ValueError as error:
         padding = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
         if not padding or int(padding[1]) > _PADDING:
             raise BadImage(f"it cannot be decoded ({error})") from error
-        image = simplejpeg.decode_jpeg(data, space, **least, strict=False)
+        image = simplejpeg.decode_jpeg(data, space, **options, strict=False)
     return 255 - image if space == "CMYK" else image

@@ -26,8 +26,9 @@ def library(module: str) -> ModuleType | None:
 def codec() -> dict[str, str]:
     """What decodes and resizes on this machine, by task, with versions.
 
-    Pillow stands in for simplejpeg and cykooz.resizer where these are missing. Its JPEG pixels are the same, given the
-    same libjpeg-turbo; its resized pixels agree to about 55 dB, so a run is repeated bit for bit only by the same libraries.
+    Pillow stands in for simplejpeg and cykooz.resizer where these are missing. Its JPEG pixels are those of `exact`
+    decoding, given the same libjpeg-turbo; its resized pixels agree to about 55 dB. So a run is repeated bit for bit
+    only with the same libraries.
     """
     return {
         "jpeg": _first("simplejpeg", "PIL"),

@@ -16,7 +16,7 @@ class Picture:
 
     Attributes:
         data: as given.
-        scalable: whether `pixels` heeds `shrink` (a JPEG).
+        scalable: whether `pixels` heeds `shrink` and `exact` (a JPEG).
     """
 
     __slots__ = ("_header", "_kept", "_size", "data", "scalable")
@@ -26,7 +26,7 @@ class Picture:
         self.scalable = not isinstance(data, np.ndarray) and jpeg.is_jpeg(data)
         self._header: jpeg.Header | None = None
         self._size: tuple[int, int] | None = None
-        self._kept: dict[tuple[int, int], np.ndarray] = {}
+        self._kept: dict[tuple[int, int, bool], np.ndarray] = {}
 
     @classmethod
     def of(cls, image: Union["Picture", bytes, np.ndarray]) -> "Picture":
@@ -40,9 +40,9 @@ class Picture:
             self._size = self._find_size()
         return self._size
 
-    def pixels(self, channels: int, shrink: int = 1) -> np.ndarray:
-        """`decode(data, channels, shrink)`, kept, and read-only since it is shared. Raises BadImage."""
-        key = (channels, shrink if self.scalable else 1)
+    def pixels(self, channels: int, shrink: int = 1, exact: bool = True) -> np.ndarray:
+        """`decode(data, channels, shrink, exact)`, kept, and read-only since it is shared. Raises BadImage."""
+        key = (channels, shrink, exact) if self.scalable else (channels, 1, True)
         if key not in self._kept:
             image = decode(self.data, *key, header=self._jpeg_header() if self.scalable else None).view()
             image.flags.writeable = False
@@ -60,6 +60,7 @@ class Picture:
 
     def _jpeg_header(self) -> jpeg.Header:
         if self._header is None:
+            assert not isinstance(self.data, np.ndarray)
             with reasons():
                 self._header = jpeg.read_header(self.data)
         return self._header

@@ -24,6 +24,8 @@ _GRAMMAR = (
     "(strength grows with the magnitude)"
 )
 
+KEYS = {"m": "magnitude", "n": "layers", "p": "probability", "mstd": "noise", "mmax": "largest", "inc": "increasing"}
+
 Picture = Image.Image
 Operation = Callable[[Picture, float, Image.Resampling, tuple[int, int, int]], Picture]
 
@@ -61,14 +63,14 @@ class RandAugment:
 
     def __post_init__(self):
         if self.interpolation not in (*RANDOM, "random"):
-            raise UserError(f"RandAugment cannot turn an image by '{self.interpolation}': augment.interpolation must be "
-                            "'bicubic' or 'bilinear' with it.")  # fmt: skip
+            raise UserError(f"RandAugment cannot turn an image by '{self.interpolation}': augment.interpolation must "
+                            "be 'bicubic' or 'bilinear' with it.")  # fmt: skip
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """uint8 [h, w, 3] -> the same shape. Raises UserError for anything else."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(f"RandAugment works on uint8 RGB images; the data give {image.dtype} of shape {image.shape}. "
-                            "Set augment.randaugment=None.")  # fmt: skip
+            raise UserError(f"RandAugment works on uint8 RGB images; the data give {image.dtype} of shape "
+                            f"{image.shape}. Set augment.randaugment=None.")  # fmt: skip
         names = INCREASING if self.increasing else DECREASING
         picture = Image.fromarray(np.ascontiguousarray(image))
         for name in (names[i] for i in rng.integers(len(names), size=self.layers)):
@@ -122,7 +124,9 @@ def _solarize_add(picture: Picture, add: float, *_) -> Picture:
 
 
 def _posterize(picture: Picture, bits: float, *_) -> Picture:
-    return picture if bits >= 8 else ImageOps.posterize(picture, int(bits))
+    """`bits` kept of each value; from 0 down all turns black, as timm's runs had it (newer Pillows refuse that)."""
+    mask = 256 - 2 ** (8 - max(0, int(bits)))
+    return picture.point([value & mask for value in range(256)] * 3)
 
 
 def _nothing(level: float) -> float:
@@ -180,15 +184,14 @@ def _parse(policy: str) -> dict:
     kind, *sections = policy.split("-")
     if kind != "rand":
         raise _unknown(policy, f"it begins with '{kind}', and RandAugment alone is here")
-    keys = {"m": "magnitude", "n": "layers", "p": "probability", "mstd": "noise", "mmax": "largest", "inc": "increasing"}
     found: dict = {}
     for section in sections:
         match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?|inf)", section)
-        if not match or match[1] not in keys:
+        if not match or match[1] not in KEYS:
             raise _unknown(policy, f"'{section}' is not among the sections that are supported")
-        if keys[match[1]] in found:
+        if KEYS[match[1]] in found:
             raise _unknown(policy, f"'{match[1]}' is said twice")
-        found[keys[match[1]]] = float(match[2])
+        found[KEYS[match[1]]] = float(match[2])
     if "increasing" in found and found["increasing"] != 1:  # timm takes inc0 for true
         raise _unknown(policy, "write inc1, or leave it out")
     if "layers" in found and (found["layers"] < 1 or found["layers"] % 1):

@@ -4,6 +4,8 @@ Both convolve with the same kernels, widened by the factor of shrinking. On 8 bi
 rounds between its two passes, and so does cykooz, in another place); a library without antialiasing gives 25 to 35 dB.
 """
 
+import functools
+
 import numpy as np
 from PIL import Image
 
@@ -19,15 +21,17 @@ _PILLOW = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _CYKOOZ = {"bicubic": "catmull_rom", "bilinear": "bilinear", "lanczos": "lanczos3"}
-_TYPES = {"uint8": "U8", "uint16": "U16", "float32": "F32"}
+_TYPES = {"uint8": "U8", "float32": "F32"}  # its 16-bit path would clip at 0 between the two passes
 _TOGETHER = 4  # channels that one call takes
 
 
 def resize(image: np.ndarray, size: tuple[int, int], part: Part | None = None, resample: str = "bicubic") -> np.ndarray:
     """Bicubic (a = -0.5), bilinear or Lanczos (3 lobes) with antialiasing, whatever the dtype and number of channels.
 
-    Each channel by itself: alpha weights nothing. uint8, uint16 and float32 as they are; other floats come out as
-    float32, other integers in their dtype, rounded and clipped.
+    Each channel by itself: alpha weights nothing. Everything but uint8 is computed in float32; integers come out in
+    their dtype, rounded and clipped, floats as float32.
+
+    Returns: [*size, c], which may be read-only; `image` itself where there is nothing to do.
 
     Args:
         image: [h, w, c].
@@ -49,23 +53,28 @@ def resize(image: np.ndarray, size: tuple[int, int], part: Part | None = None, r
 
 
 def _by_cykooz(image: np.ndarray, size: tuple[int, int], part: Part, resample: str) -> np.ndarray:
-    c = image.shape[2]
+    h, w, c = image.shape
     if c > _TOGETHER:
         groups = [image[..., i : i + _TOGETHER] for i in range(0, c, _TOGETHER)]
         return np.concatenate([_by_cykooz(group, size, part, resample) for group in groups], axis=2)
-    library_ = library("cykooz_resizer")
-    assert library_ is not None
-    kind = library_.PixelType[_TYPES[image.dtype.name] + ("" if c == 1 else f"x{c}")]
+    cykooz = library("cykooz_resizer")
+    assert cykooz is not None
+    kind, kernel = _settings(image.dtype.name, c, resample)
     top, left, height, width = part
-    options = library_.ResizeOptions(
-        library_.ResizeAlg.convolution(library_.FilterType[_CYKOOZ[resample]]),
-        crop_box=library_.CropBox(left, top, width, height),
-        use_alpha=False,
-    )
-    source = library_.ImageData(image.shape[1], image.shape[0], kind, image.tobytes())
-    target = library_.ImageData(size[1], size[0], kind)
-    library_.Resizer().resize(source, target, options)
-    return np.frombuffer(bytearray(target.get_buffer()), image.dtype).reshape(*size, c)
+    box = None if part == (0, 0, h, w) else cykooz.CropBox(left, top, width, height)
+    source = cykooz.ImageData(w, h, kind, image.tobytes())
+    target = cykooz.ImageData(size[1], size[0], kind)
+    cykooz.Resizer().resize(source, target, cykooz.ResizeOptions(kernel, crop_box=box, use_alpha=False))
+    return np.frombuffer(target.get_buffer(), image.dtype).reshape(*size, c)
+
+
+@functools.cache
+def _settings(dtype: str, c: int, resample: str):
+    """cykooz's (pixel type, algorithm)."""
+    cykooz = library("cykooz_resizer")
+    assert cykooz is not None
+    kind = cykooz.PixelType[_TYPES[dtype] + ("" if c == 1 else f"x{c}")]
+    return kind, cykooz.ResizeAlg.convolution(cykooz.FilterType[_CYKOOZ[resample]])
 
 
 def _by_pillow(image: np.ndarray, size: tuple[int, int], part: Part, resample: str) -> np.ndarray:
@@ -83,6 +92,4 @@ def _by_pillow(image: np.ndarray, size: tuple[int, int], part: Part, resample: s
         return resampled(picture).reshape(*size, c)
     planes = [Image.fromarray(np.ascontiguousarray(image[..., i], np.float32)) for i in range(c)]
     out = np.stack([resampled(plane) for plane in planes], axis=-1)
-    if image.dtype.kind == "f":
-        return out
-    return np.clip(np.round(out), 0, np.iinfo(image.dtype).max).astype(image.dtype)
+    return np.clip(np.round(out), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else out

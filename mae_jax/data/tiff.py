@@ -17,27 +17,25 @@ def is_tiff(data: bytes) -> bool:
     return data.startswith(_MAGIC)
 
 
-def beyond_pillow(picture: Image.Image | None, channels: int) -> bool:
-    """Whether the pixels wanted of a TIFF are not those that Pillow gives. None: Pillow cannot open it."""
-    if picture is None:
-        return True
+def beyond_pillow(picture: Image.Image, channels: int) -> bool:
+    """Whether the pixels wanted of a TIFF are not those that Pillow gives."""
     tags = getattr(picture, "tag_v2", {})
     deep_colour = max(tags.get(_BITS, (1,))) > 8 and tags.get(_SAMPLES, 1) > 1
     pages = getattr(picture, "n_frames", 1)
     as_channels = channels > 1 and pages == channels and len(picture.getbands()) == 1
-    return deep_colour or as_channels or channels > 4
+    return deep_colour or as_channels
 
 
 def stored_size(data: bytes) -> tuple[int, int, int]:
     """(height, width, orientation) of the first page as stored, from its tags."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            tags = picture.tag_v2  # type: ignore[attr-defined]
-            h, w, orientation = tags[_HEIGHT], tags[_WIDTH], tags.get(_ORIENTATION, 1)
-    except Image.UnidentifiedImageError:  # more samples, or deeper ones, than Pillow knows
+    if library("tifffile") is not None:
         with _tifffile().TiffFile(io.BytesIO(data)) as file:
             page = file.pages[0]
             h, w, orientation = page.imagelength, page.imagewidth, _turn(page)
+    else:
+        with Image.open(io.BytesIO(data)) as picture:
+            tags = picture.tag_v2  # type: ignore[attr-defined]
+            h, w, orientation = tags[_HEIGHT], tags[_WIDTH], tags.get(_ORIENTATION, 1)
     check_size(h, w)
     return h, w, orientation
 
