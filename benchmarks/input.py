@@ -278,7 +278,9 @@ def main() -> None:
         parser.error(str(error))
     for r in results:
         if "images_per_s" in r:
-            more = f", {r['ratio']} x" if "ratio" in r else f", {r.get('psnr_to_pillow_db', '')}".rstrip(", ")
+            more = f", {r['ratio']} x" if "ratio" in r else ""
+            if "psnr_to_pillow_db" in r:
+                more = f", {r['psnr_to_pillow_db']} dB" if r["psnr_to_pillow_db"] else ", Pillow's pixels"
             print(f"{r['what']}: {r['title']}: {r['images_per_s']} images/s ({r['low']}..{r['high']}){more}")
     report = json.dumps({"argv": sys.argv, "results": results, **machine()})
     if args.json:
