@@ -1,69 +1,95 @@
 """Encoded bytes or an array -> an image [h, w, c] with the channels that were asked for."""
 
-import contextlib
 import io
 import struct
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-MAX_PIXELS = 178_000_000  # of one image, read from its header before anything is decoded
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit warns at half of that
+from mae_jax.data import jpeg, tiff
+from mae_jax.data.jpeg import is_jpeg
+from mae_jax.data.libraries import codec, library
+from mae_jax.data.limits import MAX_PIXELS, BadImage, check_size, reasons
+
+__all__ = ["MAX_PIXELS", "BadImage", "codec", "convert", "decode", "is_jpeg", "upright", "upright_size"]
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels: grey is luma (ITU-R 601)
+STORED = {1: "L", 3: "RGB", 4: "CMYK"}  # what a JPEG of so many components holds
 SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # the value that stands for white
-
-# What brings an image upright, by its EXIF orientation (CIPA DC-008, tag 0x0112)
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
-class BadImage(ValueError):
-    """An image that cannot be used, with the reason."""
+def decode(
+    data: bytes | np.ndarray,
+    channels: int,
+    shrink: int = 1,
+    exact: bool = True,
+    header: jpeg.Header | None = None,
+) -> np.ndarray:
+    """An upright image [h, w, channels] of uint8, uint16 (16-bit files) or float32 (float files and arrays).
 
+    Files: grey, RGB, palette, CMYK (stored inverted, as Adobe does) and 1-bit become luma (1 channel), RGB (3), or
+    these with alpha (2, 4); alpha is dropped from the first two. Of an animation the first frame is taken. A
+    TIFF's pages, planes or samples become the channels when there are as many (tifffile); 16-bit colour keeps its
+    depth in TIFF (tifffile) and PNG (opencv), and is refused where the library is missing. Arrays (.npy bytes too) must
+    have the channels asked for.
 
-def decode(data: bytes | np.ndarray, channels: int, shrink: int = 1) -> np.ndarray:
-    """An upright image [h, w, channels] of uint8, uint16 (16-bit grey files) or float32 (float files and arrays).
-
-    Files: grey, RGB, palette, CMYK and 1-bit become luma (1 channel), RGB (3) or RGBA (4); alpha is dropped from the
-    first two. Arrays (.npy bytes too) must have the channels asked for.
+    A JPEG comes out the same from simplejpeg as from Pillow, but simplejpeg also refuses what libjpeg only warns of:
+    a truncated or visibly corrupt file is a BadImage and never a picture that ends in grey.
 
     Args:
         data: an encoded file, or an array [h, w] or [h, w, c].
         channels: wanted number of channels.
         shrink: 1, 2, 4 or 8: a JPEG is decoded at 1/shrink of its size (averages in the DCT); others ignore it.
+        exact: False lets simplejpeg take the quick transforms for a JPEG (data/jpeg.py says what they cost).
+        header: what `jpeg.read_header(data)` gave, where it is known.
 
     Raises: BadImage, whatever the codec raised.
     """
     if isinstance(data, np.ndarray):
         return _array(data, channels)
-    if data.startswith(b"\x93NUMPY"):
-        return _array(_npy(data), channels)
-    with _reasons(), _open(data) as picture:
-        if shrink > 1:
-            picture.draft(None, (max(1, picture.width // shrink), max(1, picture.height // shrink)))
-        picture.load()
-        picture = _upright(picture)
-        return _pixels(picture, channels)
+    with reasons():
+        if data.startswith(b"\x93NUMPY"):
+            return _array(_npy(data), channels)
+        if is_jpeg(data):
+            header = header or jpeg.read_header(data)
+            if jpeg.decodable(data, header):
+                return _jpeg(data, channels, shrink, exact, header)
+        elif tiff.is_tiff(data):
+            return _tiff(data, channels)
+        with _open(data) as picture:
+            if _deep_png(data) and channels in MODES:
+                return upright(_shape_channels(_by_opencv(data), channels), _orientation(picture))
+            return _by_pillow(picture, channels, shrink)
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
-    """(h, w) that `decode` will give for a JPEG, from its header. Raises BadImage."""
-    with _reasons(), _open(data) as picture:
-        turned = _orientation(picture) >= 5
-        return (picture.width, picture.height) if turned else (picture.height, picture.width)
+    """(h, w) that `decode` will give, from the header. Raises BadImage."""
+    with reasons():
+        if is_jpeg(data):
+            return jpeg.read_header(data).upright
+        if data.startswith(b"\x93NUMPY"):
+            h, w = _npy_shape(data)[:2]
+            return h, w
+        if tiff.is_tiff(data):
+            h, w, orientation = tiff.stored_size(data)
+        else:
+            with _open(data) as picture:
+                h, w, orientation = picture.height, picture.width, _orientation(picture)
+        return (w, h) if orientation >= 5 else (h, w)
 
 
-def is_jpeg(data: bytes) -> bool:
-    return data.startswith(b"\xff\xd8\xff")
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """[h, w, c] as stored -> as it is meant to be seen, by its EXIF orientation (CIPA DC-008, tag 0x0112)."""
+    if orientation == 1:
+        return image
+    if orientation >= 5:  # rows are columns
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def convert(image: np.ndarray, dtype: str) -> np.ndarray:
@@ -81,50 +107,58 @@ def convert(image: np.ndarray, dtype: str) -> np.ndarray:
     return np.round(image.astype(np.float32) * white).astype(dtype)
 
 
+def _jpeg(data: bytes, channels: int, shrink: int, exact: bool, header: jpeg.Header) -> np.ndarray:
+    if channels not in MODES:
+        raise _too_many(STORED[header.components], channels)
+    image = upright(jpeg.pixels(data, header, shrink, exact), header.orientation)
+    stored = STORED[header.components]
+    if stored == MODES[channels]:
+        return image
+    if (stored, channels) == ("L", 3):
+        return np.repeat(image, 3, axis=2)
+    return _pixels(Image.fromarray(image[..., 0] if stored == "L" else image, stored), channels)
+
+
+def _tiff(data: bytes, channels: int) -> np.ndarray:
+    if channels in MODES:
+        try:
+            with _open(data) as picture:
+                if not tiff.beyond_pillow(picture, channels):
+                    return _by_pillow(picture, channels)
+        except Image.UnidentifiedImageError:
+            pass  # more samples, or deeper ones, than Pillow knows
+    image, orientation = tiff.read(data, channels)
+    reshaped = image.shape[2] != channels and image.shape[2] <= 4 and image.dtype in (np.uint8, np.uint16)
+    if channels in MODES and reshaped:
+        image = _shape_channels(image, channels)
+    return upright(_array(image, channels), orientation)
+
+
 def _open(data: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(data))
-    _check_size(picture.height, picture.width)
+    check_size(picture.height, picture.width)
     return picture
 
 
-@contextlib.contextmanager
-def _reasons() -> Iterator[None]:
-    """Codecs raise many kinds of errors for broken data; all of them mean one thing here."""
-    try:
-        yield
-    except (BadImage, MemoryError):
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise BadImage("its bytes are of no known image format") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise BadImage(f"its header is over the limit of {MAX_PIXELS:,} pixels (MAX_PIXELS)") from error
-    except Exception as error:
-        raise BadImage(f"it cannot be decoded ({type(error).__name__}: {error})") from error
-
-
-def _check_size(h: int, w: int) -> None:
-    if h * w > MAX_PIXELS:
-        raise BadImage(f"its header says {w} x {h} pixels, over the limit of {MAX_PIXELS:,} in all (MAX_PIXELS)")
-    if not h * w:
-        raise BadImage(f"it has no pixels ({w} x {h})")
+def _by_pillow(picture: Image.Image, channels: int, shrink: int = 1) -> np.ndarray:
+    if shrink > 1:
+        picture.draft(None, (max(1, picture.width // shrink), max(1, picture.height // shrink)))
+    picture.load()  # which turns a TIFF by itself, so that the orientation must be asked for after it
+    return upright(_pixels(picture, channels), _orientation(picture))
 
 
 def _orientation(picture: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(0x0112, 1))
+        found = int(picture.getexif().get(0x0112, 1))
     except (AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError, struct.error):
         return 1  # an EXIF block that cannot be read says nothing about the pixels
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    turn = _UPRIGHT.get(_orientation(picture))
-    return picture if turn is None else picture.transpose(turn)
+    return found if 1 <= found <= 8 else 1
 
 
 def _pixels(picture: Image.Image, channels: int) -> np.ndarray:
     """A loaded picture of any mode as [h, w, channels]."""
     if channels not in MODES:
-        raise BadImage(f"it is a {picture.mode} picture and {channels} channels are wanted, which only .npy can hold")
+        raise _too_many(picture.mode, channels)
     if picture.mode.startswith("I") or picture.mode == "F":
         return _deep(np.asarray(picture), channels)
     if picture.mode in ("P", "PA"):  # RGBA keeps what a palette says about transparency
@@ -133,6 +167,10 @@ def _pixels(picture: Image.Image, channels: int) -> np.ndarray:
         picture = picture.convert(MODES[channels])
     image = np.array(picture)
     return image if image.ndim == 3 else image[..., None]
+
+
+def _too_many(mode: str, channels: int) -> BadImage:
+    return BadImage(f"it is a {mode} picture and {channels} channels are wanted, which only .npy and TIFF can hold")
 
 
 def _deep(grey: np.ndarray, channels: int) -> np.ndarray:
@@ -148,14 +186,48 @@ def _deep(grey: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(grey[..., None], channels, axis=2)
 
 
+def _deep_png(data: bytes) -> bool:
+    """A PNG of 16 bits in colour or with alpha, which Pillow would reduce to 8."""
+    return data.startswith(b"\x89PNG") and data[24:25] == b"\x10" and data[25:26] in (b"\x02", b"\x04", b"\x06")
+
+
+def _by_opencv(data: bytes) -> np.ndarray:
+    """[h, w, 3 or 4] uint16, RGB or RGBA."""
+    cv2 = library("cv2")
+    if cv2 is None:
+        raise BadImage("it is a 16-bit colour PNG, which needs opencv: pip install opencv-python-headless")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 3 or image.dtype != np.uint16:
+        raise BadImage("it cannot be decoded (opencv does not read its 16-bit pixels)")
+    return np.ascontiguousarray(image[..., [2, 1, 0, 3][: image.shape[2]]])
+
+
+def _shape_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Integer grey or RGB, with alpha or not -> luma (1), RGB (3), or these with alpha (2, 4; else opaque)."""
+    has_alpha = image.shape[2] in (2, 4)
+    colour, alpha = (image[..., :-1], image[..., -1:]) if has_alpha else (image, None)
+    if channels <= 2 and colour.shape[2] == 3:
+        colour = np.round(colour @ LUMA)[..., None].astype(image.dtype)
+    elif channels >= 3 and colour.shape[2] == 1:
+        colour = np.repeat(colour, 3, axis=2)
+    if channels in (1, 3):
+        return np.ascontiguousarray(colour)
+    if alpha is None:
+        alpha = np.full_like(image[..., :1], np.iinfo(image.dtype).max)
+    return np.concatenate([colour, alpha], axis=2)
+
+
 def _npy(data: bytes) -> np.ndarray:
-    with _reasons():
-        file = io.BytesIO(data)
-        if np.lib.format.read_magic(file) == (1, 0):
-            shape, _, _ = np.lib.format.read_array_header_1_0(file)
-            _check_size(*(shape[:2] if len(shape) > 1 else (0, 0)))
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
+    shape = _npy_shape(data)
+    check_size(*(shape[:2] if len(shape) > 1 else (0, 0)))
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+
+
+def _npy_shape(data: bytes) -> tuple[int, ...]:
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)[0]
 
 
 def _array(array: np.ndarray, channels: int) -> np.ndarray:
@@ -164,7 +236,7 @@ def _array(array: np.ndarray, channels: int) -> np.ndarray:
         raise BadImage(f"its shape is {array.shape}: [h, w] or [h, w, c] expected")
     if image.shape[2] != channels:
         raise BadImage(f"its shape is {array.shape}, so {image.shape[2]} channels, and {channels} are wanted")
-    _check_size(*image.shape[:2])
+    check_size(*image.shape[:2])
     if image.dtype.kind == "f":
         return _finite(image.astype(np.float32))
     if image.dtype == bool:

@@ -1,4 +1,4 @@
-"""Transforms of one sample on the host: numpy and Pillow, every draw from a np.random.Generator that is passed in.
+"""Transforms of one sample on the host, every draw from a np.random.Generator that is passed in.
 
 Images are [h, w, c] of uint8, uint16 or float32; sizes are (height, width); boxes are (top, left, height, width).
 """
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mae_jax.core.errors import UserError
-from mae_jax.data.decode import convert, decode, is_jpeg, upright_size
+from mae_jax.core.errors import UserError, nearest
+from mae_jax.data.decode import convert
+from mae_jax.data.picture import Picture
+from mae_jax.data.randaugment import RandAugment
+from mae_jax.data.resize import KERNELS, Real, resize
 
 Box = tuple[int, int, int, int]
-Real = float | int  # spelt out for the run-time checker in the tests, to which an int is no float
-Part = tuple[Real, Real, Real, Real]
 Pair = tuple[Real, Real]
 
 SCALE: Pair = (0.2, 1.0)  # MAE's pretraining crop
@@ -63,35 +63,6 @@ def crop(image: np.ndarray, box: Box) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def resize(image: np.ndarray, size: tuple[int, int], part: Part | None = None, resample: str = "bicubic") -> np.ndarray:
-    """Bicubic (a = -0.5) or Lanczos with antialiasing, by Pillow, whatever the dtype and the number of channels.
-
-    uint8 with 1, 3 or 4 channels goes through Pillow's integer path, anything else channel by channel in float32.
-    `part` (top, left, height, width), which may be fractional, is what is resized; default: all of the image.
-    """
-    h, w, c = image.shape
-    top, left, height, width = (0, 0, h, w) if part is None else part
-    if part is None and (h, w) == tuple(size):
-        return image
-    box = (left, top, left + width, top + height)
-    if image.dtype == np.uint8 and c in (1, 3, 4):
-        mode = {1: "L", 3: "RGB", 4: "RGBX"}[c]  # RGBX: Pillow would weight the colours of RGBA by alpha
-        picture = Image.frombuffer(mode, (w, h), np.ascontiguousarray(image), "raw", mode, 0, 1)
-        return np.array(_resampled(picture, size, box, resample)).reshape(*size, c)
-    planes = [Image.fromarray(np.ascontiguousarray(image[..., i], np.float32)) for i in range(c)]
-    out = np.stack([np.asarray(_resampled(plane, size, box, resample)) for plane in planes], axis=-1)
-    if image.dtype.kind == "f":
-        return out
-    return np.clip(np.round(out), 0, np.iinfo(image.dtype).max).astype(image.dtype)
-
-
-RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
-
-
-def _resampled(picture: Image.Image, size: tuple[int, int], box: Part, resample: str) -> Image.Image:
-    return picture.resize((size[1], size[0]), RESAMPLE[resample], box=box)
-
-
 def random_resized_crop(
     image: np.ndarray,
     size: tuple[int, int],
@@ -105,8 +76,11 @@ def random_resized_crop(
 
 
 def flip(image: np.ndarray) -> np.ndarray:
-    """Left and right exchanged."""
-    return image[:, ::-1]
+    """Left and right exchanged, in memory too: copied later, a view backwards over [w, c] takes seven times as long."""
+    out = np.empty_like(image, order="C")
+    for channel in range(image.shape[2]):
+        out[..., channel] = image[:, ::-1, channel]
+    return out
 
 
 def padded_crop(
@@ -154,10 +128,15 @@ class HostAugment:
         crop_ratio: bounds of the random crop's width / height.
         flip: exchange left and right half of the time.
         pad: instead of a random crop: `padded_crop` by so many pixels.
-        resample: "bicubic" or "lanczos".
+        resample: "bicubic", "bilinear" or "lanczos".
         single_draw: `crop_box_single_draw` in the place of `crop_box`.
         crop_fraction: for `resize_and_center_crop`.
         dtype: "uint8", "uint16" or "float32" for every image alike, or None: as each image has it.
+        randaugment: timm's policy for fine-tuning after crop and flip, as "rand-m9-mstd0.5-inc1" (data/randaugment.py);
+            it turns with `resample`. uint8 RGB only.
+        fill: colour 0..255 of what RandAugment moves into view; default: the mean of ImageNet.
+        exact: decode JPEGs accurately for random crops too; by default these take the quick transforms, 44 dB beside
+            the accurate ones. Everything without a random crop (evaluation) is exact always.
     """
 
     size: tuple[int, int]
@@ -170,6 +149,9 @@ class HostAugment:
     dtype: str | None = None
     pad: int = 0
     resample: str = "bicubic"
+    randaugment: str | None = None
+    fill: tuple[int, int, int] = (124, 116, 104)
+    exact: bool = False
 
     def __post_init__(self):
         if len(self.size) != 2 or min(self.size) < 1 or self.channels < 1:
@@ -184,32 +166,45 @@ class HostAugment:
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise UserError(f"augment.crop_ratio is {self.crop_ratio}: two ratios of width to height, "
                             "0 < smallest <= largest, expected.")  # fmt: skip
+        if self.resample not in KERNELS:
+            raise UserError(f"There is no interpolation '{self.resample}'. {nearest(self.resample, KERNELS)}")
+        if self.randaugment is not None:
+            if self.channels != 3 or self.dtype not in (None, "uint8"):
+                raise UserError(f"augment.randaugment works on uint8 RGB; the images here have {self.channels} "
+                                f"channels of {self.dtype or 'uint8'}. Set augment.randaugment=None.")  # fmt: skip
+            self._policy()
 
     def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
-        """`record["image"]` -> [h, w, channels]. Raises BadImage."""
-        data = record["image"]
+        """`record["image"]` (Picture, encoded bytes or array) -> [h, w, channels]. Raises BadImage."""
+        picture = Picture.of(record["image"])
         if self.pad:
-            image = padded_crop(decode(data, self.channels), self.size, self.pad, rng, self.resample)
+            image = padded_crop(picture.pixels(self.channels), self.size, self.pad, rng, self.resample)
         elif self.crop_scale is None:
-            image = decode(data, self.channels)
+            image = picture.pixels(self.channels)
             image = resize_and_center_crop(image, self.size, self.crop_fraction, self.resample)
         else:
-            image = self._random_crop(data, self.crop_scale, rng)
+            image = self._random_crop(picture, self.crop_scale, rng)
         if self.flip and rng.random() < 0.5:
             image = flip(image)
-        return image if self.dtype is None else convert(image, self.dtype)
+        if self.dtype is not None:
+            image = convert(image, self.dtype)
+        return image if self.randaugment is None else self._policy()(image, rng)
 
-    def _random_crop(self, data: bytes | np.ndarray, scale: Pair, rng: np.random.Generator) -> np.ndarray:
+    def _policy(self) -> RandAugment:
+        assert self.randaugment is not None
+        return RandAugment.of(self.randaugment, self.fill, self.resample)
+
+    def _random_crop(self, picture: Picture, scale: Pair, rng: np.random.Generator) -> np.ndarray:
         sample = crop_box_single_draw if self.single_draw else crop_box
-        if isinstance(data, np.ndarray) or not is_jpeg(data):
-            image = decode(data, self.channels)
+        if not picture.scalable:
+            image = picture.pixels(self.channels)
             h, w = image.shape[:2]
             return resize(crop(image, sample(h, w, rng, scale, self.crop_ratio)), self.size, resample=self.resample)
         # The box is drawn from the header's size, so that a large JPEG need not be decoded at full size.
-        h, w = upright_size(data)
+        h, w = picture.size
         box = sample(h, w, rng, scale, self.crop_ratio)
         shrink = jpeg_shrink(box, self.size)
-        return resize_shrunk(decode(data, self.channels, shrink), box, shrink, self.size, self.resample)
+        return resize_shrunk(picture.pixels(self.channels, shrink, self.exact), box, shrink, self.size, self.resample)
 
 
 def jpeg_shrink(box: Box, size: tuple[int, int]) -> int:
