@@ -2,23 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from mae_jax.data.decode import BadImage, decode, is_jpeg, upright_size
-from mae_jax.data.transforms import resize
+from mae_jax.data.limits import BadImage
+from mae_jax.data.picture import Picture
+from mae_jax.data.resize import resize
 from mae_jax.data.views import Draw, missing
-
-
-@runtime_checkable
-class Decodable(Protocol):
-    """An image that knows its upright size (h, w) and can be decoded at 1/shrink of it (data/picture.py)."""
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-
-    def pixels(self, channels: int, shrink: int = 1) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -39,33 +30,39 @@ class Canvas:
     def __call__(self, name: str, record: Mapping[str, Any], draw: Draw) -> dict[str, np.ndarray]:
         """{"": uint8 [H, W, c], ".extent": int32 [4]}: the picture's true size (h0, w0), its size on the canvas (h, w).
 
+        Raises: as `fill`.
+        """
+        out: dict[str, np.ndarray] = {
+            "": np.empty((*self.size, self.channels), np.uint8),
+            ".extent": np.empty(4, np.int32),
+        }
+        self.fill(name, record, draw, out)
+        return out
+
+    def fill(self, name: str, record: Mapping[str, Any], draw: Draw, out: Mapping[str, np.ndarray]) -> None:
+        """Write what a call would give into arrays that are there already: a canvas is too large to copy for nothing.
+
         Raises: BadImage, also for pixels that are not uint8; UserError where the record holds no image.
         """
         if "image" not in record:
             raise missing(name, record)
-        true, image = self._fitted(record["image"])
+        true, image = self._fitted(Picture.of(record["image"]))
         if image.dtype != np.uint8:
             raise BadImage(
                 f"it holds {image.dtype} pixels, and augment.where='device' reads uint8 ones: set "
                 f"--config.augment.where=host, which reads any"
             )
         h, w = image.shape[:2]
-        canvas = np.zeros((*self.size, self.channels), np.uint8)
-        canvas[:h, :w] = image
-        return {"": canvas, ".extent": np.array([*true, h, w], np.int32)}
+        canvas = out[""]
+        canvas[:h, :w], canvas[:h, w:], canvas[h:] = image, 0, 0
+        out[".extent"][:] = (*true, h, w)
 
-    def _fitted(self, data: Any) -> tuple[tuple[int, int], np.ndarray]:
+    def _fitted(self, picture: Picture) -> tuple[tuple[int, int], np.ndarray]:
         """(true size, the image as it goes onto the canvas)."""
-        if isinstance(data, Decodable):
-            true, read = data.size, data.pixels
-        elif isinstance(data, bytes) and is_jpeg(data):
-            true, read = upright_size(data), lambda channels, shrink=1: decode(data, channels, shrink)
-        else:
-            whole = decode(data, self.channels)
-            true, read = whole.shape[:2], lambda channels, shrink=1: whole
+        true = picture.size
         fit = min(1.0, self.size[0] / true[0], self.size[1] / true[1])
         shrink = next((s for s in (8, 4, 2) if 1 / s >= fit), 1)
-        image = read(self.channels, shrink)
+        image = picture.pixels(self.channels, shrink, exact=False)
         h, w = (max(1, min(c, round(t * fit))) for c, t in zip(self.size, true))
         if image.dtype != np.uint8 or (image.shape[0] <= self.size[0] and image.shape[1] <= self.size[1]):
             return true, image

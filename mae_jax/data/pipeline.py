@@ -21,7 +21,7 @@ import numpy as np
 from mae_jax.core.errors import UserError
 from mae_jax.data.batches import Batches, Problems
 from mae_jax.data.order import Listed, Shuffled, draws, permutation
-from mae_jax.data.plan import Plan, Stages, first_readable, open_record
+from mae_jax.data.plan import Plan, Stage, Stages, first_readable, open_record
 from mae_jax.data.sources.base import Source
 from mae_jax.data.views import Views
 from mae_jax.data.workers import in_workers
@@ -150,7 +150,9 @@ def _plan(
     for first, views in stages:
         # One dtype for all: that of the first record that can be read.
         example, _ = first_readable(source, 0, partial(_plain, views.plain(), source), {})
-        settled.append((first, views.of_dtypes(example)))
+        settled.append(
+            Stage(first, views.of_dtypes(example), {name: (x.shape, x.dtype) for name, x in example.items()})
+        )
         largest = max(largest, sum(x.nbytes for x in example.values()))
     part_rows = max(repeats, PART_BYTES // largest // repeats * repeats)  # a record's views are in one part
     return Plan(source, settled, batch, seed, rows, due, min(part_rows, len(rows)), count)

@@ -1,9 +1,10 @@
 """Any part of any batch from its number: what the workers hold."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,13 +13,22 @@ from mae_jax.data.decode import BadImage
 from mae_jax.data.order import draws
 from mae_jax.data.picture import Picture
 from mae_jax.data.sources.base import Source
-from mae_jax.data.views import Views
+from mae_jax.data.views import Draw, Views
 
 BAD_IN_A_ROW = 20  # records that may fail one after the other before the data as a whole are called bad
 PROBLEMS = "problems"  # of a part of a batch: {record: reason} as JSON
 
 Batch = dict[str, np.ndarray]
 Stages = Sequence[tuple[int, Views]]  # (number of the first batch, what to make of a record from there on)
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]  # of one sample
+
+
+class Stage(NamedTuple):
+    """What is made of a record from batch `start` on, and the arrays that come of it."""
+
+    start: int
+    views: Views
+    shapes: Shapes
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,7 @@ class Plan:
     """Computes any part of a batch.
 
     Attributes:
-        stages: what to make of each record, by number of the batch.
+        stages: what to make of each record, by number of the batch; ascending.
         batch: the global batch, of which this process has the `rows`.
         due: position in the whole of training (or of the evaluation) -> record.
         part_rows: rows in each part in which a batch is computed.
@@ -34,7 +44,7 @@ class Plan:
     """
 
     source: Source
-    stages: Stages
+    stages: Sequence[Stage]
     batch: int
     seed: int
     rows: range
@@ -51,20 +61,23 @@ class Plan:
         """Part number % parts of batch number // parts. Raises UserError."""
         k, part = divmod(number, self.parts)
         rows = self.rows[part * self.part_rows : (part + 1) * self.part_rows]
-        views = stage(self.stages, k)
+        stage = next(stage for stage in reversed(self.stages) if stage.start <= k)
         due = [self.due(k * self.batch + row) for row in rows]
         index = np.empty(len(due), np.int32)
-        arrays: Batch = {}
+        arrays = {name: np.empty((len(due), *shape), dtype) for name, (shape, dtype) in stage.shapes.items()}
         problems: dict[int, str] = {}
         opened: dict[int, dict[str, Any]] = {}  # the last record, for the views that repeat it
         for place, (record, row) in enumerate(zip(due, rows, strict=True)):
-            sample, index[place] = self._load(views, record, k * self.batch + row, opened, problems)
-            if not arrays:
-                arrays = {name: np.empty((len(due), *x.shape), x.dtype) for name, x in sample.items()}
-            for name, x in sample.items():
-                if x.shape != arrays[name].shape[1:]:
-                    raise ValueError(f"'{name}' of {self.source.where(record)} has shape {x.shape}, unlike its batch")
-                arrays[name][place] = x
+            draw = partial(draws, self.seed, k * self.batch + row)
+            sample = {name: array[place] for name, array in arrays.items()}
+
+            def load(i: int, draw: Draw = draw, sample: Batch = sample) -> None:
+                if i not in opened:
+                    opened.clear()
+                    opened[i] = open_record(self.source, i)
+                stage.views.fill(opened[i], draw, sample)
+
+            _, index[place] = first_readable(self.source, record, load, problems)
         out: dict[str, Any] = arrays | {
             "label": self.source.labels[index].astype(np.int32),
             "index": index,
@@ -76,24 +89,6 @@ class Plan:
             out["valid"] = (positions < self.count) & ~out["replaced"]
         return out
 
-    def _load(
-        self, views: Views, record: int, position: int, opened: dict[int, dict[str, Any]], problems: dict[int, str]
-    ) -> tuple[Batch, int]:
-        """(arrays, the record they are of): the record due, or else the next one that can be read."""
-
-        def load(i: int) -> Batch:
-            if i not in opened:
-                opened.clear()
-                opened[i] = open_record(self.source, i)
-            return views(opened[i], lambda stream: draws(self.seed, position, stream))
-
-        return first_readable(self.source, record, load, problems)
-
-
-def stage(stages: Stages, number: int) -> Views:
-    """The views of batch `number`."""
-    return next(views for start, views in reversed(stages) if start <= number)
-
 
 def open_record(source: Source, i: int) -> dict[str, Any]:
     """Record i, its image as a `Picture`, so that several views of it decode it once."""
@@ -104,8 +99,8 @@ def open_record(source: Source, i: int) -> dict[str, Any]:
 
 
 def first_readable(
-    source: Source, record: int, load: Callable[[int], Mapping[str, np.ndarray]], problems: dict[int, str]
-) -> tuple[dict[str, np.ndarray], int]:
+    source: Source, record: int, load: Callable[[int], Any], problems: dict[int, str]
+) -> tuple[Any, int]:
     """(load(i), i) for the first i of record, record + 1, ... (round the end) at which `load` does not fail.
 
     Notes {record: reason} of the others in `problems`.
@@ -114,7 +109,7 @@ def first_readable(
     for tried in range(BAD_IN_A_ROW):
         i = (record + tried) % len(source)
         try:
-            return dict(load(i)), i
+            return load(i), i
         except (BadImage, OSError) as error:
             reason = f"{source.where(i)}: {error}"
             problems[i] = reason

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,6 +48,13 @@ class Raw:
 HostLeaf = Callable[[str, Mapping[str, Any], Draw], np.ndarray | dict[str, np.ndarray]]
 
 
+@runtime_checkable
+class Fills(Protocol):
+    """A leaf that can write into arrays that are there: `out` by suffix."""
+
+    def fill(self, name: str, record: Mapping[str, Any], draw: Draw, out: Mapping[str, np.ndarray]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Views:
     """What the host makes of one record: an array for every leaf."""
@@ -62,9 +69,22 @@ class Views:
             out |= {name + suffix: x for suffix, x in made.items()} if isinstance(made, dict) else {name: made}
         return out
 
+    def fill(self, record: Mapping[str, Any], draw: Draw, rows: Mapping[str, np.ndarray]) -> None:
+        """Write what a call would give into `rows`, the arrays of one sample. Raises: as a call."""
+        for name, leaf in self.leaves.items():
+            if isinstance(leaf, Fills):
+                leaf.fill(name, record, draw, {x.removeprefix(name): row for x, row in rows.items() if _of(x, name)})
+                continue
+            made = leaf(name, record, draw)
+            for suffix, x in (made if isinstance(made, dict) else {"": made}).items():
+                row = rows[name + suffix]
+                if x.shape != row.shape:
+                    raise ValueError(f"'{name}{suffix}' has shape {x.shape} where {row.shape} was expected")
+                row[...] = x
+
     def plain(self) -> "Views":
         """The same without anything random."""
-        return self._each(lambda name, augment: replace(augment, crop_scale=None, flip=False, pad=0))
+        return self._each(lambda _, augment: replace(augment, crop_scale=None, flip=False, pad=0, randaugment=None))
 
     def of_dtypes(self, example: Mapping[str, np.ndarray]) -> "Views":
         """The same with the images' dtypes settled, where they were left open, as they are in `example`."""
@@ -75,6 +95,10 @@ class Views:
             name: replace(leaf, augment=change(name, leaf.augment)) if isinstance(leaf, View) else leaf
             for name, leaf in self.leaves.items()
         })  # fmt: skip
+
+
+def _of(array: str, leaf: str) -> bool:
+    return array == leaf or array.startswith(leaf + ".")
 
 
 def missing(name: str, record: Mapping[str, Any]) -> UserError:

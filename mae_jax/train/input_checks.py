@@ -1,7 +1,6 @@
 """What of the augmentation cannot be, or does not fit the method, said before anything is built."""
 
 from mae_jax.core.errors import UserError, nearest
-from mae_jax.data.transforms import HostAugment
 from mae_jax.methods.base import Leaf, Method
 from mae_jax.schema import Augment
 
@@ -118,8 +117,6 @@ def _images(a: Augment, images: dict[str, Leaf]) -> None:
             f"augment.cutmix={a.cutmix} cuts one box out of all images, but the method reads them at different sizes "
             f"({', '.join(images)}): set augment.cutmix=0; mixup fits."
         )
-    if a.randaugment is not None and not hasattr(HostAugment, "randaugment"):
-        raise UserError(f"augment.randaugment='{a.randaugment}': the host path has no RandAugment yet; leave it out.")
     if a.randaugment is not None and a.where == "device":
         raise UserError(
             f"augment.randaugment='{a.randaugment}' runs on the host, after the crop: set augment.where='host' with it."

@@ -6,7 +6,6 @@ colours, normalisation, noise, erasing, mixing) is the device's on both. docs/au
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from jaxtyping import Array, Float, Int
 
@@ -78,11 +77,10 @@ def host_leaves(spec: Spec, augment: Augment, train: bool) -> dict[str, HostLeaf
 
 def _host(leaf: Leaf, a: Augment, train: bool) -> HostAugment:
     height, width, channels = leaf.shape
-    policy: dict[str, Any] = {"randaugment": a.randaugment} if train and a.randaugment is not None else {}
     return HostAugment(
         size=(height, width), channels=channels, crop_scale=a.crop_scale if train else None, crop_ratio=a.crop_ratio,
         flip=a.flip and train, pad=a.pad if train else 0, resample=_interpolation(leaf, a),
-        **policy,
+        randaugment=a.randaugment if train else None,
     )  # fmt: skip
 
 
