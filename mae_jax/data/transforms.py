@@ -135,8 +135,8 @@ class HostAugment:
         randaugment: timm's policy for fine-tuning after crop and flip, as "rand-m9-mstd0.5-inc1" (data/randaugment.py);
             it turns with `resample`. uint8 RGB only.
         fill: colour 0..255 of what RandAugment moves into view; default: the mean of ImageNet.
-        exact: decode JPEGs accurately for random crops too; by default these take the quick transforms, 44 dB beside
-            the accurate ones. Everything without a random crop (evaluation) is exact always.
+        exact: decode JPEGs accurately for random crops too; by default these take the quick transforms, 42 to 44 dB
+            beside the accurate ones. Everything without a random crop (evaluation) is exact always.
     """
 
     size: tuple[int, int]
