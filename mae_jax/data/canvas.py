@@ -32,10 +32,8 @@ class Canvas:
 
         Raises: as `fill`.
         """
-        out: dict[str, np.ndarray] = {
-            "": np.empty((*self.size, self.channels), np.uint8),
-            ".extent": np.empty(4, np.int32),
-        }
+        canvas: np.ndarray = np.empty((*self.size, self.channels), np.uint8)
+        out = {"": canvas, ".extent": np.empty(4, np.int32)}
         self.fill(name, record, draw, out)
         return out
 

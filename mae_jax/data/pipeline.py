@@ -150,9 +150,8 @@ def _plan(
     for first, views in stages:
         # One dtype for all: that of the first record that can be read.
         example, _ = first_readable(source, 0, partial(_plain, views.plain(), source), {})
-        settled.append(
-            Stage(first, views.of_dtypes(example), {name: (x.shape, x.dtype) for name, x in example.items()})
-        )
+        shapes = {name: (x.shape, x.dtype) for name, x in example.items()}
+        settled.append(Stage(first, views.of_dtypes(example), shapes))
         largest = max(largest, sum(x.nbytes for x in example.values()))
     part_rows = max(repeats, PART_BYTES // largest // repeats * repeats)  # a record's views are in one part
     return Plan(source, settled, batch, seed, rows, due, min(part_rows, len(rows)), count)

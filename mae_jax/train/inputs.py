@@ -80,8 +80,13 @@ def _host(leaf: Leaf, a: Augment, train: bool) -> HostAugment:
     return HostAugment(
         size=(height, width), channels=channels, crop_scale=a.crop_scale if train else None, crop_ratio=a.crop_ratio,
         flip=a.flip and train, pad=a.pad if train else 0, resample=_interpolation(leaf, a),
-        randaugment=a.randaugment if train else None,
+        **_policy(a) if train and a.randaugment is not None else {},
     )  # fmt: skip
+
+
+def _policy(a: Augment) -> dict[str, Any]:
+    """RandAugment fills what it moves into view with the mean colour."""
+    return {"randaugment": a.randaugment, "fill": tuple(min(255, round(255 * m)) for m in a.mean)}
 
 
 def _size(leaf: Leaf) -> tuple[int, int]:
