@@ -15,6 +15,7 @@ Prints a line for each measurement, and all of them as JSON (--json, or the last
 
 import argparse
 import io
+import itertools
 import json
 import os
 import platform
@@ -30,8 +31,10 @@ import numpy as np
 from PIL import Image
 
 from mae_jax.core.errors import UserError
+from mae_jax.data.canvas import Canvas
 from mae_jax.data.decode import codec, decode
-from mae_jax.data.pipeline import train_batches
+from mae_jax.data.order import Shuffled
+from mae_jax.data.pipeline import make_plan, train_batches
 from mae_jax.data.resize import resize
 from mae_jax.data.sources import SOURCES, Arrays, Source, make_source
 from mae_jax.data.transforms import HostAugment, cover
@@ -39,6 +42,7 @@ from mae_jax.data.views import View, Views
 
 BATCH = 64
 QUALITY = 90
+SMALL = (256, 344)  # canvas that holds what was prepared at short side 256
 GRAIN = 5.0  # grey levels: files of about 65 kB, as ImageNet's at this size and quality
 
 
@@ -74,12 +78,10 @@ def line_up(sets: dict[str, list[Path]], args: argparse.Namespace) -> tuple[dict
     sources = {kind: open_set(kind, files) for kind, files in sets.items()}
     for kind, source in sources.items():
         out[f"mae_jax host path / {kind}"] = our_batches(source, views)
-    try:
-        canvas = canvas_views((args.canvas, args.canvas))
-        for kind, source in sources.items():
-            out[f"mae_jax device path, host's share / {kind}"] = our_batches(source, canvas)
-    except ImportError as error:
-        notes.append(f"the device path ({error})")
+    for kind, source in sources.items():
+        canvas = (args.canvas, args.canvas) if kind == "original" else SMALL
+        views = Views({"image": Canvas(canvas, 3)})
+        out[f"mae_jax device path, host's share, canvas {canvas[0]}x{canvas[1]} / {kind}"] = our_batches(source, views)
     try:
         import torch
 
@@ -106,26 +108,10 @@ def line_up(sets: dict[str, list[Path]], args: argparse.Namespace) -> tuple[dict
 
 
 def our_batches(source: Source, views: Views) -> Iterator[int]:
-    """The work of one pipeline worker: record -> views -> stacked arrays, in shuffled order."""
-    rng = np.random.default_rng(0)
-    while True:
-        order = rng.permutation(len(source))
-        for start in range(0, len(order) - BATCH + 1, BATCH):
-            samples = [views(source[int(i)], lambda stream: rng) for i in order[start : start + BATCH]]
-            batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-            yield len(next(iter(batch.values())))
-
-
-def canvas_views(size: tuple[int, int]):
-    """The host's share where crops are made on the device: decode onto a canvas. ImportError before that exists."""
-    from mae_jax.data.canvas import Canvas
-
-    place = Canvas(size, 3)
-
-    def views(record, draw):
-        return {"image" + suffix: array for suffix, array in place("image", record, draw).items()}
-
-    return views
+    """Endless batches as a worker computes them; yields the sizes of their parts."""
+    plan = make_plan(source, [(0, views)], BATCH, 0, range(BATCH), Shuffled(0, source.parts))
+    for number in itertools.count():
+        yield len(plan(number)["index"])
 
 
 def make_sets(folder: Path, count: int) -> dict[str, list[Path]]:
@@ -145,6 +131,16 @@ def make_sets(folder: Path, count: int) -> dict[str, list[Path]]:
         raw[i] = pixels
     raw.flush()
     return sets | {"raw 256": [folder / "raw.npy"]}
+
+
+def jpeg_folder(folder: Path, count: int) -> None:
+    """The "original" set alone, in `folder`."""
+    photos = [make_source("photos", split, {})[0]["image"] for split in ("train", "test")]
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        file = folder / f"class{i % 4}" / f"{i:05}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mixed(photos, (375, 500), rng)).save(file, "jpeg", quality=QUALITY)
 
 
 def mixed(photos: list[np.ndarray], size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -74,7 +74,7 @@ def train_batches(
         raise UserError(f"data.repeats={repeats} views of each record: a divisor of train.batch={batch} expected.")
     stages = [(0, views)] if isinstance(views, Views) else views
     due = Shuffled(_checked(seed), source.parts, repeats)
-    plan = _plan(source, stages, batch, seed, _rows(batch, process_index, process_count), due, repeats=repeats)
+    plan = make_plan(source, stages, batch, seed, _rows(batch, process_index, process_count), due, repeats=repeats)
     return _start(plan, start, ENDLESS, workers, memory_mb, max_bad)
 
 
@@ -104,7 +104,7 @@ def eval_batches(
             raise UserError(f"A limit of {limit} images leaves nothing to evaluate: at least 1 is needed.")
         picked = np.sort(permutation(0, 0, len(source))[:limit])
     rows = _rows(batch, process_index, process_count)
-    plan = _plan(source, [(0, views)], batch, 0, rows, Listed(picked), count=len(picked))
+    plan = make_plan(source, [(0, views)], batch, 0, rows, Listed(picked), count=len(picked))
     return _start(plan, 0, -(-len(picked) // batch), workers, memory_mb, max_bad)
 
 
@@ -142,7 +142,7 @@ def _rows(batch: int, process_index: int, process_count: int) -> range:
     return range(process_index * b, (process_index + 1) * b)
 
 
-def _plan(
+def make_plan(
     source: Source, stages: Sequence[tuple[int, Views]], batch: int, seed: int, rows: range, due: Any,
     count: int | None = None, repeats: int = 1,
 ) -> Plan:  # fmt: skip

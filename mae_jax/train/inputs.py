@@ -6,6 +6,7 @@ colours, normalisation, noise, erasing, mixing) is the device's on both. docs/au
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import Array, Float, Int
 

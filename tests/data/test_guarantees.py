@@ -100,7 +100,7 @@ def test_repeats_are_views_of_one_record(small_parts, processes):
 
 def test_a_repeated_record_is_read_once(small_parts):
     source = Counted(10)
-    plan = pipeline._plan(source, [(0, CROPS)], 12, 1, range(12), Shuffled(1, source.parts, 3), repeats=3)
+    plan = pipeline.make_plan(source, [(0, CROPS)], 12, 1, range(12), Shuffled(1, source.parts, 3), repeats=3)
     source.reads.clear()
     index = np.concatenate([plan(part)["index"] for part in range(plan.parts)])
     assert plan.parts == 4 and source.reads == index[::3].tolist()
