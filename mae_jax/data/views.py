@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -44,15 +44,9 @@ class Raw:
         return array.astype(self.dtype, copy=False)
 
 
-# What makes a leaf of a record: an array, or arrays by suffixes of the leaf's name. View, Raw, Canvas, VolumeCrop.
+# What makes a leaf of a record: an array, or arrays by suffixes of the leaf's name (View, Raw, Canvas, VolumeCrop). One
+# that has a method `fill(name, record, draw, out)` can write into arrays that are there already (Canvas).
 HostLeaf = Callable[[str, Mapping[str, Any], Draw], np.ndarray | dict[str, np.ndarray]]
-
-
-@runtime_checkable
-class Fills(Protocol):
-    """A leaf that can write into arrays that are there: `out` by suffix."""
-
-    def fill(self, name: str, record: Mapping[str, Any], draw: Draw, out: Mapping[str, np.ndarray]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -72,8 +66,9 @@ class Views:
     def fill(self, record: Mapping[str, Any], draw: Draw, rows: Mapping[str, np.ndarray]) -> None:
         """Write what a call would give into `rows`, the arrays of one sample. Raises: as a call."""
         for name, leaf in self.leaves.items():
-            if isinstance(leaf, Fills):
-                leaf.fill(name, record, draw, {x.removeprefix(name): row for x, row in rows.items() if _of(x, name)})
+            fill = getattr(leaf, "fill", None)  # asking the protocol takes as long as reading a file
+            if fill is not None:
+                fill(name, record, draw, {x.removeprefix(name): row for x, row in rows.items() if _of(x, name)})
                 continue
             made = leaf(name, record, draw)
             for suffix, x in (made if isinstance(made, dict) else {"": made}).items():

@@ -75,10 +75,11 @@ class Files(Source):
         return os.fsdecode(self.names[i])
 
     def where(self, i: int) -> str:
-        return str(self.root / self.name(i))
+        return os.path.join(self.root, self.name(i))
 
     def image(self, i: int) -> bytes:
-        return Path(self.where(i)).read_bytes()
+        with open(self.where(i), "rb", buffering=0) as file:  # two thirds of the time of Path.read_bytes
+            return file.read()
 
     def describe(self) -> str:
         return f"folder {self.root}: {len(self)} files ({self.split}), {label_phrase(self)}"
