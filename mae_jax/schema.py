@@ -11,7 +11,7 @@ class Data:
 
     source: str = "folder"
     train_split: str = "train"  # which records train: "train", "train[:90%]", "train+test", "train[1000:]"
-    test_split: str = "test"  # which records are probed and drawn
+    test_split: str = "val"  # which records are probed and drawn; "test" is the same where there is only one of both
     repeats: int = 1  # views of each record, one after the other: read and decoded once (repeated augmentation)
     workers: int = 0  # decoding processes; 0 decodes in threads of the main one
     memory_mb: int = 1024  # bound of what each host computes ahead of need

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     config = options.from_file(args.config, args.overrides)
     from mae_jax.core.errors import UserError
     from mae_jax.data import stages
+    from mae_jax.data.decode import codec
     from mae_jax.eval.pictures import save_png
     from mae_jax.train.build import build
     from mae_jax.train.feed import train_batches
@@ -57,10 +58,11 @@ def run(args: argparse.Namespace) -> int:
     slowest = max(seconds, key=lambda stage: seconds[stage])
     print(f"{stages.table(seconds)}\n\n{stages.ADVICE[slowest]}\n")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    print("\n".join(f"{task + ':':27}{name}" for task, name in codec().items()), end="\n\n")
     how = f"{config.data.workers} worker processes" if config.data.workers else "threads of one process"
     print(f"all together, as configured ({how}, {cores} cores): {rate:,.0f} samples/s")
     figures = {"seconds_per_sample": seconds, "slowest": slowest, "samples_per_second": rate, "cores": cores,
-               "records": len(source), "workers": config.data.workers}  # fmt: skip
+               "records": len(source), "workers": config.data.workers, "codec": codec()}  # fmt: skip
     if moments := _moments(now, source, args.moments):
         figures |= moments
         print(

@@ -93,7 +93,7 @@ def theirs(root, split="train"):
     return tfds.builder_from_directory(root).as_data_source(split, decoders=decoders)
 
 
-@pytest.mark.parametrize(("split", "stored"), [("train", "train"), ("test", "validation"), ("val", "validation")])
+@pytest.mark.parametrize(("split", "stored"), [("train", "train"), ("test", "test"), ("val", "validation")])
 @pytest.mark.filterwarnings("ignore")
 def test_records_are_those_of_tfds_in_its_order(prepared, split, stored):
     root = prepared / "jpegs"
@@ -257,7 +257,7 @@ def test_the_index_is_read_once_and_again_only_for_a_file_that_changed(tree, mon
     again = make_source("tfds", "train", {"path": str(tree)})
     assert scanned[2:] == [changed.name]
     assert list(again.labels[:10]) == list(first.labels[:10]) and set(again.labels[10:]) == {2}
-    make_source("tfds", "test", {"path": str(tree)})  # another split adds its files and drops none
+    make_source("tfds", "val", {"path": str(tree)})  # another split adds its files and drops none
     make_source("tfds", "train", {"path": str(tree)})
     assert scanned[3:] == ["jpegs-validation.tfrecord-00000-of-00001"]
 

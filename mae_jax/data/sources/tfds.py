@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,8 +23,9 @@ DTYPES = ("uint8", "uint16", "float32", "float64", "bool")
 class Tfds(Spec):
     """A prepared data set of TFDS: array_record or TFRecord files with dataset_info.json. Images are decoded by us.
 
-    - The splits are the set's own: train, and validation or else test. Where there is no test split, a share of the
-      training records is held out, chosen by their numbers.
+    - The splits are the set's own, by their names (data.train_split=unlabelled, data.test_split=test). "val", the
+      default, is validation or else test; where there is neither, a share of the training records is held out, chosen
+      by their numbers.
     - The labels are read once, which takes a pass over array_record files, and kept in a small file beside them
       (or in ~/.cache/mae_jax).
 
@@ -37,6 +38,8 @@ class Tfds(Spec):
         holdout: the share of records kept for testing where there is no test split.
     """
 
+    named_splits: ClassVar[bool] = True
+
     path: str = ""
     name: str = ""
     data_dir: str = ""
@@ -45,15 +48,17 @@ class Tfds(Spec):
     holdout: float = 0.1
 
     def open(self, split: str) -> Source:
-        split = split_name(split)
         root = find_version(self._directory())
         info, features = _json(root / "dataset_info.json"), _features(root)
         splits = {s["name"]: s for s in info.get("splits", [])}
-        if "train" not in splits:
-            raise UserError(f"{root / 'dataset_info.json'} has the splits {', '.join(splits) or 'none'}, and not "
-                            "'train'.")  # fmt: skip
         test = next((s for s in TEST_SPLITS if s in splits), None)
-        chosen = test if split == "test" and test else "train"
+        chosen = split
+        if split not in splits:
+            split = split_name(split)
+            chosen = test if split == "test" and test else "train"
+        if chosen not in splits:
+            raise UserError(f"{root / 'dataset_info.json'} has the splits {', '.join(splits) or 'none'}, and not "
+                            f"'{chosen}': name one of them in data.train_split and data.test_split.")  # fmt: skip
         kind = info.get("fileFormat", "tfrecord")
         if kind not in FORMATS:
             raise UserError(f"{root} is stored as '{kind}': {' and '.join(FORMATS)} can be read.")
@@ -68,7 +73,7 @@ class Tfds(Spec):
             raise UserError(f"The split '{chosen}' of {root} is empty.")
         field = image_field(features, self.image_key) if features else _guessed(root, shards, self.image_key)
         numbers = None
-        if test is None:
+        if test is None and chosen == "train":
             held = held_out([str(i).encode() for i in range(len(shards))], self.holdout)
             numbers = np.flatnonzero(held == (split == "test"))
             if not len(numbers):
