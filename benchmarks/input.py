@@ -58,6 +58,7 @@ def versus(args: argparse.Namespace) -> list[dict]:
             next(batches)  # imports and first touches do not count
         for _ in range(args.repeats):
             for name, batches in contestants.items():
+                time.sleep(0.1)  # for what the one before may still have under way
                 rates[name].append(stretch(partial(next, batches), args.seconds, time.process_time))
     base = next(name for name in rates if name.endswith("/ original, pil"))
     out = []

@@ -119,6 +119,8 @@ def tensorflow_batches(files: list[str], size: int, batch: int) -> Iterator[int]
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
+    options.autotune.enabled = False  # else it computes ahead while others are measured
+    options.experimental_optimization.inject_prefetch = False
     data = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).repeat()
     for images in data.map(load).batch(batch, drop_remainder=True).with_options(options):
         yield len(images)

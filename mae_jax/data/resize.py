@@ -5,6 +5,7 @@ rounds between its two passes, and so does cykooz, in another place); a library 
 """
 
 import functools
+import threading
 
 import numpy as np
 from PIL import Image
@@ -64,8 +65,20 @@ def _by_cykooz(image: np.ndarray, size: tuple[int, int], part: Part, resample: s
     box = None if part == (0, 0, h, w) else cykooz.CropBox(left, top, width, height)
     source = cykooz.ImageData(w, h, kind, image.tobytes())
     target = cykooz.ImageData(size[1], size[0], kind)
-    cykooz.Resizer().resize(source, target, cykooz.ResizeOptions(kernel, crop_box=box, use_alpha=False))
+    _resizer().resize(source, target, cykooz.ResizeOptions(kernel, crop_box=box, use_alpha=False))
     return np.frombuffer(target.get_buffer(), image.dtype).reshape(*size, c)
+
+
+_kept = threading.local()
+
+
+def _resizer():
+    """This thread's resizer, whose buffers last: a new one for each image takes as long again as resizing."""
+    if not hasattr(_kept, "resizer"):
+        cykooz = library("cykooz_resizer")
+        assert cykooz is not None
+        _kept.resizer = cykooz.Resizer()
+    return _kept.resizer
 
 
 @functools.cache
