@@ -67,6 +67,8 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     for key, text in parsed:  # these two decide which further keys exist
         if key in ("method.name", "data.source"):
             section, name = key.split(".")
+            if key == "data.source":
+                _leave(values.setdefault("data", {}), text)
             values.setdefault(section, {})[name] = text
     schema, defaults, options = _schema(values)
     known = [f"{section}.{key}" for section, keys in schema.items() for key in keys]
@@ -86,6 +88,17 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     config = Config(method=defaults | values["method"], data=Data(**data, options=options | own), **sections)
     _check_values(config)
     return config
+
+
+def _leave(data: dict[str, Any], source: str) -> None:
+    """Drop from a file's data section what belongs to its own source alone, when an override names another."""
+    from mae_jax.data.sources import SOURCES
+    from mae_jax.methods.base import config_fields
+
+    old = data.get("source", Data.source)
+    if old in SOURCES and source in SOURCES:
+        for key in set(config_fields(SOURCES[old])) - set(config_fields(SOURCES[source])):
+            data.pop(key, None)
 
 
 def _sections(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

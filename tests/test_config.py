@@ -107,3 +107,12 @@ def test_a_package_below_the_config_is_imported_once(tmp_path):
     load(str(tmp_path / "one.py"))
     assert "_beside_the_config" not in sys.modules
     assert sys.modules.pop("below_the_config", None) is not None
+
+
+def test_another_source_leaves_the_fields_of_the_files_own_behind(tmp_path):
+    raw = {"method": {"name": "mae"}, "data": {"source": "photos", "crops": 7, "workers": 2}}
+    config = resolve(raw, [f"data.path={tmp_path}", "data.source=folder"])
+    assert config.data.source == "folder" and config.data.workers == 2 and "crops" not in config.data.options
+    with pytest.raises(UserError, match="data.crops"):  # but not what is asked for now
+        resolve(raw, ["data.source=folder", "data.crops=3"])
+    assert resolve(raw).data.options["crops"] == 7
