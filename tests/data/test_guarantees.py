@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_batches import assert_same, images, take
 
 from mae_jax.core.errors import UserError
 from mae_jax.data import batches as batches_module
@@ -16,13 +17,6 @@ from mae_jax.data import pipeline
 from mae_jax.data.order import Shuffled
 from mae_jax.data.pipeline import eval_batches, train_batches
 from mae_jax.data.sources import Arrays, make_source
-from mae_jax.data.transforms import HostAugment
-from mae_jax.data.views import View, Views
-
-
-def images(*args, **kwargs):
-    return Views({"image": View(HostAugment(*args, **kwargs))})
-
 
 CROPS = images((6, 5), 3)
 
@@ -48,19 +42,6 @@ class Counted(Arrays):
     def image(self, i):
         self.reads.append(i)
         return super().image(i)
-
-
-def take(count, *args, **kwargs):
-    with train_batches(*args, **kwargs) as batches:
-        return [next(batches) for _ in range(count)]
-
-
-def assert_same(a, b):
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        assert x.keys() == y.keys()
-        for key in x:
-            np.testing.assert_array_equal(x[key], y[key])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

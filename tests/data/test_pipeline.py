@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_batches import assert_same, images, take
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.order import draws, permutation
@@ -19,10 +20,6 @@ from mae_jax.data.transforms import HostAugment
 from mae_jax.data.views import Raw, View, Views
 
 KEYS = {"image", "label", "index", "replaced"}
-
-
-def images(*args, **kwargs):
-    return Views({"image": View(HostAugment(*args, **kwargs))})
 
 
 PLAIN = images((4, 4), 1, crop_scale=None, flip=False)
@@ -36,21 +33,6 @@ def numbered(n):
 
 def photos():
     return make_source("photos", "train", {"crops": 11})
-
-
-def take(count, *args, **kwargs):
-    with train_batches(*args, **kwargs) as batches:
-        return [next(batches) for _ in range(count)]
-
-
-def assert_same(a, b):
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        assert x.keys() == y.keys()
-        for key in x:
-            assert type(x[key]) is type(y[key]) is np.ndarray
-            assert x[key].dtype == y[key].dtype
-            np.testing.assert_array_equal(x[key], y[key])
 
 
 def test_a_batch_holds_what_it_says():
