@@ -254,6 +254,19 @@ def test_jpegs_are_pillows_and_sixteen_bits_stay():
         Format()({"image": image, "volume": image, "label": 0}, True)
 
 
+def test_sixteen_bit_colours_are_not_narrowed_to_grey():
+    cv2 = pytest.importorskip("cv2")
+    deep = np.random.default_rng(0).integers(0, 65536, (24, 24, 3), np.uint16)
+    png = cv2.imencode(".png", deep[..., ::-1])[1].tobytes()
+    with pytest.raises(BadImage, match="16-bit colours.*--format raw"):
+        stored(Format("keep", short_side=12), png)
+    features, _ = stored(Format("raw", dtype="uint16"), png)
+    assert bytes(features["image/value"][0]) == deep.tobytes()
+    grey = encoded(Image.fromarray(deep[..., 0]), "png")
+    kept = decode(bytes(stored(Format("keep", short_side=12), grey)[0]["image"][0]), 3)
+    assert kept.dtype == np.uint16 and (kept == kept[..., :1]).all()
+
+
 # What a user can get wrong --------------------------------------------------------------------------------------------
 
 

@@ -95,7 +95,9 @@ class Format:
         if image.dtype == np.float32 or (kind == "jpeg" and image.dtype != np.uint8):
             raise BadImage(f"it holds {image.dtype} pixels, which {kind.upper()} cannot: --format raw keeps them")
         if image.dtype == np.uint16 and self.channels != 1:
-            image = image[..., :1]  # 16-bit files are grey; their channels repeat each other
+            if (image != image[..., :1]).any():
+                raise BadImage("it holds 16-bit colours, which are not encoded again: --format raw keeps them")
+            image = image[..., :1]  # a grey file, whose channels repeat each other
         mode = "I;16" if image.dtype == np.uint16 else MODES[image.shape[2]]
         plane = np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
         picture = Image.frombytes(mode, (image.shape[1], image.shape[0]), plane.tobytes())
