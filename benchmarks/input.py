@@ -56,10 +56,11 @@ def versus(args: argparse.Namespace) -> list[dict]:
         rates: dict[str, list[float]] = {name: [] for name in contestants}
         for batches in contestants.values():
             next(batches)  # imports and first touches do not count
-        for _ in range(args.repeats):
-            for name, batches in contestants.items():
+        for turn in range(args.repeats):
+            names = list(contestants)
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:  # nobody always follows the same one
                 time.sleep(0.1)  # for what the one before may still have under way
-                rates[name].append(stretch(partial(next, batches), args.seconds, time.process_time))
+                rates[name].append(stretch(partial(next, contestants[name]), args.seconds, time.process_time))
     base = next(name for name in rates if name.endswith("/ original, pil"))
     out = []
     for name, found in rates.items():
