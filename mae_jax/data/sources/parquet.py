@@ -34,7 +34,7 @@ class Parquet(Spec):
     - Parquet is read by whole row groups, often 100 images: in random order each image costs its group, unless the
       cache holds them all. For training at full speed convert once with `mae_jax prepare`.
 
-    Needs pyarrow: pip install 'mae_jax[parquet]'.
+    Needs pyarrow: pip install pyarrow.
 
     Args:
         path: a directory (searched below), a file, or a pattern ("data/train-*.parquet").
@@ -175,8 +175,8 @@ def load_pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("Parquet files need pyarrow, which is not installed: pip install 'mae_jax[parquet]' (or "
-                        f"pip install pyarrow). The import said: {error}.") from error  # fmt: skip
+        raise UserError("Parquet files need pyarrow, which is not installed: pip install pyarrow. "
+                        f"The import said: {error}.") from error  # fmt: skip
     return pyarrow, pyarrow.parquet
 
 
