@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from mae_jax.core.errors import UserError
     from mae_jax.data import stages
     from mae_jax.data.decode import codec
+    from mae_jax.data.workers import cores
     from mae_jax.eval.pictures import save_png
     from mae_jax.train.build import build
     from mae_jax.train.feed import train_batches
@@ -57,11 +57,10 @@ def run(args: argparse.Namespace) -> int:
     seconds = stages.measure(source, now.views(True), order, args.seconds) | {"transfer": _transfer(now, first)}
     slowest = max(seconds, key=lambda stage: seconds[stage])
     print(f"{stages.table(seconds)}\n\n{stages.ADVICE[slowest]}\n")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     print("\n".join(f"{task + ':':27}{name}" for task, name in codec().items()), end="\n\n")
     how = f"{config.data.workers} worker processes" if config.data.workers else "threads of one process"
-    print(f"all together, as configured ({how}, {cores} cores): {rate:,.0f} samples/s")
-    figures = {"seconds_per_sample": seconds, "slowest": slowest, "samples_per_second": rate, "cores": cores,
+    print(f"all together, as configured ({how}, {cores()} cores): {rate:,.0f} samples/s")
+    figures = {"seconds_per_sample": seconds, "slowest": slowest, "samples_per_second": rate, "cores": cores(),
                "records": len(source), "workers": config.data.workers, "codec": codec()}  # fmt: skip
     if moments := _moments(now, source, args.moments):
         figures |= moments

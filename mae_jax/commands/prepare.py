@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import os
 import re
 import signal
 import threading
@@ -61,13 +60,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit status."""
     from mae_jax.data.prepare.plan import Settings
     from mae_jax.data.prepare.run import prepare, print_say
+    from mae_jax.data.workers import cores
 
     source, fields = _source(args.source, args.overrides)
     settings = Settings(
         source, fields, args.target, tuple(s.strip() for s in args.splits.split(",") if s.strip()), args.name,
         args.format, args.short_side, args.quality, args.channels, args.shard_mb, args.seed,
     )  # fmt: skip
-    workers = len(os.sched_getaffinity(0)) if args.workers is None else args.workers
+    workers = cores() if args.workers is None else args.workers
     if args.dry_run:
         return _dry_run(settings, workers)
     if threading.current_thread() is threading.main_thread():

@@ -103,8 +103,9 @@ class Interleaving:
 
     def at(self, position: int) -> tuple[int, int]:
         """(part, k): the sample at `position`, counted from the start of training, is the k-th of that part."""
-        part, k = self.all_at(np.array([position]))
-        return int(part[0]), int(k[0])
+        period, turn = divmod(position, self.period)
+        part = int(self._turns[turn])
+        return part, period * int(self.counts[part]) + int(self._ranks[turn])
 
     def all_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`at` of many positions at once, int64 [n] each."""

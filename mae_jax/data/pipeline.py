@@ -9,7 +9,6 @@ A batch is computed in parts of a few megabytes, so that several threads or proc
 ready is bounded in bytes.
 """
 
-import os
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -24,7 +23,7 @@ from mae_jax.data.order import Listed, Shuffled, draws, permutation
 from mae_jax.data.plan import Plan, Stage, Stages, first_readable, open_record
 from mae_jax.data.sources.base import Source
 from mae_jax.data.views import Views
-from mae_jax.data.workers import in_workers
+from mae_jax.data.workers import cores, in_workers
 
 ENDLESS = 1 << 40  # batches in a training run
 PART_BYTES = 8 << 20  # of one part of a batch
@@ -167,14 +166,13 @@ def _start(plan: Plan, start: int, stop: int, workers: int, memory_mb: int, max_
         raise UserError(f"data.workers={workers} with data.memory_mb={memory_mb}: at least 0 and 1 expected.")
     if not 0 <= max_bad <= 1:
         raise UserError(f"data.max_bad={max_bad} is a share of the records: 0 <= max_bad <= 1 expected.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ahead = max(1, min((memory_mb << 20) // PART_BYTES, max(AHEAD * plan.parts, 2 * max(workers, cores))))
+    ahead = max(1, min((memory_mb << 20) // PART_BYTES, max(AHEAD * plan.parts, 2 * max(workers, cores()))))
 
     def parts(first: int) -> grain.DatasetIterator:
         """The parts from number `first` on."""
         numbers = grain.MapDataset.range(first, stop * plan.parts)
         if not workers:
-            return iter(numbers.map(plan).to_iter_dataset(grain.ReadOptions(min(ahead, cores), ahead)))
+            return iter(numbers.map(plan).to_iter_dataset(grain.ReadOptions(min(ahead, cores()), ahead)))
         return in_workers(numbers.map(plan), workers, max(1, ahead // workers))
 
     return Batches(parts, plan.parts, start, stop, Problems(plan.source, max_bad), bool(workers))

@@ -7,14 +7,15 @@ import signal
 import threading
 import time
 from functools import partial
-
-import grain
+from typing import Any
 
 PARENT_WATCH = 0.5  # seconds between a worker's looks at its parent
 
 
-def in_workers(dataset: grain.MapDataset, workers: int, ahead: int) -> grain.DatasetIterator:
-    """Compute the elements in `workers` processes, each holding `ahead` of them ready."""
+def in_workers(dataset: Any, workers: int, ahead: int) -> Any:
+    """An iterator over a grain.MapDataset computed in `workers` processes, each holding `ahead` elements ready."""
+    import grain  # here, since `prepare` starts processes that do without it
+
     _mark_flags_parsed()
     options = grain.MultiprocessingOptions(workers, ahead)
     one = dataset.to_iter_dataset(grain.ReadOptions(1, 1))
@@ -65,6 +66,16 @@ def _mark_flags_parsed() -> None:
 
 
 def _worker(parent: int, index: int, count: int) -> None:
+    """What grain runs first in each worker."""
+    end_with(parent)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with(parent: int) -> None:
     """A worker ends when its parent does, however that ended: else it would live on and hold the terminal's pipe.
 
     Not PR_SET_PDEATHSIG: that fires when the *thread* that started the process ends, and grain starts from threads.
@@ -75,4 +86,4 @@ def _worker(parent: int, index: int, count: int) -> None:
             time.sleep(PARENT_WATCH)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name=f"parent watch {index}/{count}").start()
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()

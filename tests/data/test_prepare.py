@@ -14,7 +14,7 @@ from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage, decode
 from mae_jax.data.moments import Moments
 from mae_jax.data.prepare.images import Format
-from mae_jax.data.prepare.plan import Settings, permutation
+from mae_jax.data.prepare.plan import Settings, stored_order
 from mae_jax.data.prepare.run import prepare
 from mae_jax.data.sources import make_source
 
@@ -132,7 +132,7 @@ def test_workers_change_no_byte_and_the_seed_changes_the_order(folder, kept, tmp
 
 
 def test_the_order_is_a_shuffle():
-    order = permutation(3, 5000)
+    order = stored_order(3, 5000)
     assert sorted(order) == list(range(5000)) and abs(np.corrcoef(order, np.arange(5000))[0, 1]) < 0.05
 
 
@@ -200,7 +200,7 @@ def test_arrays_keep_their_channels_and_depth(tmp_path):
     manifest = prepare(chosen, 0, 0.0, print)
     source = make_source("tfds", "train", {"path": str(tmp_path / "out"), "holdout": 0.0})
     assert source.classes == () and set(source.labels) == {-1}
-    np.testing.assert_array_equal(np.stack([source[i]["image"] for i in range(30)]), pixels[permutation(0, 30)])
+    np.testing.assert_array_equal(np.stack([source[i]["image"] for i in range(30)]), pixels[stored_order(0, 30)])
     assert "label" not in (tmp_path / "out" / "features.json").read_text()
     np.testing.assert_allclose(manifest["splits"]["train"]["mean"], pixels.mean((0, 1, 2)) / 65535, rtol=1e-12)
 

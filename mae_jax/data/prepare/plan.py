@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.core.errors import UserError, nearest
+from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage
+from mae_jax.data.order import permutation
 from mae_jax.data.prepare.images import Format, natural
-from mae_jax.data.sources import SOURCES, Source, make_source
+from mae_jax.data.sources import Source, make_source
 from mae_jax.data.sources.base import split_name
 
 SAMPLE = 200  # records of each split by which sizes and times are estimated
@@ -48,8 +49,6 @@ class Settings:
         names = [split_name(s) for s in self.splits]
         if not names or len(set(names)) < len(names):
             raise UserError(f"--splits {','.join(self.splits)}: 'train', 'test', or both expected, each once.")
-        if self.source not in SOURCES:
-            raise UserError(f"There is no data source '{self.source}'. {nearest(self.source, SOURCES)}")
         self._check_place()
         sources = {name: make_source(self.source, name, self.fields) for name in names}
         for name, source in sources.items():
@@ -127,7 +126,7 @@ class Plan:
     def order(self, split: str, shard: int) -> np.ndarray:
         """The numbers of a shard's records: its part of one random order of the split."""
         n, shards = self.records[split], self.shards[split]
-        return permutation(self.seed, n)[n * shard // shards : n * (shard + 1) // shards]
+        return stored_order(self.seed, n)[n * shard // shards : n * (shard + 1) // shards]
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,9 @@ class Estimate:
     failed: tuple[str, ...]
 
 
-def permutation(seed: int, length: int) -> np.ndarray:
-    """A uniform order of range(length), from raw Philox words, which numpy promises for all versions."""
-    words = np.random.Philox(key=[seed, length]).random_raw(length)
-    return np.argsort(words, kind="stable")
+def stored_order(seed: int, length: int) -> np.ndarray:
+    """The order in which the records of a split of `length` are written."""
+    return permutation(seed, length, length)
 
 
 def make_plan(
@@ -154,7 +152,7 @@ def make_plan(
     form, size, seconds, sampled, failed = None, 0.0, 0.0, 0, []
     shards = {}
     for split, source in sources.items():
-        begun, written, seen = time.monotonic(), [], permutation(settings.seed, len(source))[:SAMPLE]
+        begun, written, seen = time.monotonic(), [], stored_order(settings.seed, len(source))[:SAMPLE]
         for i in map(int, seen):
             try:
                 record = source[i]

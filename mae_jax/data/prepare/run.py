@@ -7,8 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,10 +19,10 @@ from mae_jax.data.prepare.plan import Plan, Settings, check_target, difference, 
 from mae_jax.data.prepare.progress import Progress
 from mae_jax.data.prepare.shard import NOTES, Stopped, finished, write_json, write_shard
 from mae_jax.data.sources import Source
+from mae_jax.data.workers import end_with
 
 Job = tuple[str, int]  # split, number of the shard
 LOOK = 0.2  # seconds between looks at how far the workers are
-PARENT_WATCH = 0.5
 ROOM = 1.05  # a run needs this times what the sample says
 
 
@@ -154,13 +152,7 @@ def _start(target: Path, plan: Plan, sources: dict[str, Source], count: Any, sto
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_WATCH)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent watch").start()
+    end_with(parent)
 
 
 def _work(split: str, shard: int) -> tuple[bool, dict[str, Any]]:
