@@ -14,6 +14,7 @@ import pytest
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import make_source, tar, tar_index
+from mae_jax.data.sources.open_files import OpenFiles
 from mae_jax.data.sources.shards import expand_braces
 from mae_jax.data.sources.tar_index import split_key
 
@@ -167,8 +168,7 @@ def test_gzipped_and_doubled(tmp_path):
 
 
 def test_threads_share_few_descriptors(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar, "OPEN_FILES", 2)
-    monkeypatch.setattr(tar, "_open_files", tar._Open())
+    monkeypatch.setattr(tar, "_open_files", OpenFiles(2))
     for s in range(8):
         pack(tmp_path / f"{s}.tar", samples(range(s * 10, s * 10 + 10)))
     source = pickle.loads(pickle.dumps(make_source("tar", "train", {"path": str(tmp_path), "holdout": 0.0})))

@@ -4,9 +4,7 @@ import hashlib
 import mmap
 import os
 import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.examples import BadExample, find_feature
+from mae_jax.data.sources import index_file
 from mae_jax.data.sources.records import open_array_record
 from mae_jax.data.sources.tfrecord import scan
 
@@ -71,9 +70,8 @@ def cache_places(kind: str, root: Path, label_key: str) -> list[Path]:
     """Where the index may be kept: beside the files, or else in the user's cache directory."""
     key = hashlib.sha256(f"{kind}\0{label_key}".encode()).hexdigest()[:12]
     name = f"mae_jax-index-{key}.npz"
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    return [root / f".{name}", home / "mae_jax" / "records" / place / name]
+    return [root / f".{name}", index_file.home() / "records" / place / name]
 
 
 def _read(kind: str, path: Path, label_key: str, status: os.stat_result, note: "_Note") -> ShardIndex:
@@ -141,13 +139,13 @@ def _label(record: memoryview, key: str, path: Path) -> int:
 
 def _load(place: Path) -> dict[str, ShardIndex] | None:
     """The index of each file in a cache; None where there is none that can be used."""
+    held = index_file.load(place)
     try:
-        with np.load(place, allow_pickle=False) as held:
-            if int(held["version"]) != VERSION:
-                return None
-            names, sizes, changed, counts = (held[k] for k in ("names", "sizes", "changed", "counts"))
-            rows = [held[k] for k in ("labels", "offsets", "lengths")]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        if int(held["version"]) != VERSION:
+            return None
+        names, sizes, changed, counts = (held[k] for k in ("names", "sizes", "changed", "counts"))
+        rows = [held[k] for k in ("labels", "offsets", "lengths")]
+    except (ValueError, KeyError):
         return None
     cut = np.cumsum(counts)[:-1]
     parts = [np.split(row, cut) if len(row) else [row] * len(counts) for row in rows]
@@ -171,22 +169,9 @@ def _save(places: Sequence[Path], shards: dict[str, ShardIndex]) -> None:
         "offsets": np.concatenate([none, *(s.offsets for s in held)]),
         "lengths": np.concatenate([none, *(s.lengths for s in held)]),
     }
-    for place in places:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=place.parent, prefix=place.stem, suffix=".tmp", delete=False) as file:
-                temporary = Path(file.name)
-                try:
-                    np.savez(file, **arrays)
-                    file.close()
-                    os.chmod(temporary, 0o644)
-                    os.replace(temporary, place)
-                finally:
-                    temporary.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            problem = error
-    print(f"mae_jax: the index of records could not be kept ({problem}): it will be made again", file=sys.stderr)
+    if errors := index_file.save(places, arrays):
+        problem = errors[-1][1]
+        print(f"mae_jax: the index of records could not be kept ({problem}): it will be made again", file=sys.stderr)
 
 
 class _Note:

@@ -1,10 +1,7 @@
 """Images in shards of records (array_record or TFRecord): what a record holds, and random access by number."""
 
 import math
-import os
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,8 @@ from mae_jax.core.errors import UserError
 from mae_jax.data.decode import MAX_PIXELS, BadImage
 from mae_jax.data.examples import BadExample, find_feature
 from mae_jax.data.sources.base import Source, label_phrase
+from mae_jax.data.sources.names import restored, shared_state
+from mae_jax.data.sources.open_files import Descriptor, OpenFiles
 from mae_jax.data.sources.tfrecord import fast_crc32c, read_record
 
 FORMATS = ("array_record", "tfrecord")
@@ -105,21 +104,16 @@ class Shards:
         self.kind, self.root, self.files = kind, root, tuple(files)
         self.ends = np.cumsum(counts)
         self.offsets, self.lengths = offsets, lengths
-        self._ready()
-
-    def _ready(self) -> None:
-        self._open: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._open = OpenFiles(OPEN_FILES)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_lock")}
+        return shared_state(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._ready()
+        self.__dict__.update(restored(state))
 
     def place(self, i: int) -> tuple[int, int]:
         """(number of the file, number in the file) of record i."""
@@ -139,26 +133,8 @@ class Shards:
             raise BadImage(f"its record cannot be read ({error})") from error
 
     def _file(self, number: int) -> Any:
-        """The open file: the one used longest ago is given up; it is closed when its last reader lets go of it."""
-        with self._lock:
-            if number not in self._open:
-                path = self.root / self.files[number]
-                self._open[number] = Descriptor(path) if self.kind == "tfrecord" else open_array_record(path)
-                if len(self._open) > OPEN_FILES:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(number)
-            return self._open[number]
-
-
-class Descriptor:
-    """A file descriptor that is closed with the object, so that a thread that still reads from it may finish."""
-
-    def __init__(self, path: Path):
-        self.number = os.open(path, os.O_RDONLY)
-
-    def __del__(self):
-        if hasattr(self, "number"):
-            os.close(self.number)
+        path = self.root / self.files[number]
+        return self._open(number, lambda: Descriptor(path) if self.kind == "tfrecord" else open_array_record(path))
 
 
 def open_array_record(path: Path, options: str = RANDOM_ACCESS) -> Any:

@@ -1,11 +1,8 @@
 """WebDataset shards: samples inside .tar files, read where they lie."""
 
 import os
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +10,7 @@ from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.base import Source, Spec, held_out, integer_classes, label_phrase, split_name
 from mae_jax.data.sources.folder import EXTENSIONS
 from mae_jax.data.sources.names import Names
+from mae_jax.data.sources.open_files import Descriptor, OpenFiles
 from mae_jax.data.sources.shards import find_shards, split_shards
 from mae_jax.data.sources.tar_index import Shard, read_index
 
@@ -105,7 +103,8 @@ class Samples(Source):
 
     def image(self, i: int) -> bytes:
         shard, size = int(self.shard[i]), int(self.size[i])
-        return _open_files(self.files[shard], self.stamps[shard]).read(size, int(self.offset[i]))
+        key = self.files[shard], self.stamps[shard]
+        return _open_files(key, lambda: _File(*key)).read(size, int(self.offset[i]))
 
     def name(self, i: int) -> str:
         return f"{self.files[self.shard[i]].relative_to(self.root)}/{os.fsdecode(self.keys[i])}"
@@ -119,11 +118,11 @@ class Samples(Source):
                 f"{label_phrase(self)}{left}")  # fmt: skip
 
 
-class _File:
-    """A descriptor that closes when nobody holds it any more, so that no thread reads from one that was closed."""
+class _File(Descriptor):
+    """An open shard."""
 
     def __init__(self, path: Path, stamp: tuple[int, int]):
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        super().__init__(path)
         self.stamp = stamp
 
     def read(self, size: int, offset: int) -> bytes:
@@ -135,27 +134,5 @@ class _File:
             raise OSError(f"{len(data)} bytes of {size} could be read")
         return data
 
-    def __del__(self, close: Any = os.close) -> None:
-        if hasattr(self, "number"):
-            close(self.number)
 
-
-class _Open:
-    """The last OPEN_FILES shards that this process read."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Path, tuple[int, int]], _File] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, path: Path, stamp: tuple[int, int]) -> _File:
-        with self._lock:
-            key = (path, stamp)
-            if key not in self._kept:
-                self._kept[key] = _File(path, stamp)
-                if len(self._kept) > OPEN_FILES:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(key)
-            return self._kept[key]
-
-
-_open_files = _Open()
+_open_files = OpenFiles(OPEN_FILES)  # one for the process: several splits read the same shards

@@ -1,13 +1,10 @@
 """Where every member of a .tar lies: read from its headers once, and kept in a file."""
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import tarfile
-import tempfile
-import zipfile
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mae_jax.core.errors import UserError
+from mae_jax.data.sources import index_file
 from mae_jax.data.sources.names import Names
 
 FILE = ".mae_jax-index.npz"
@@ -166,20 +164,18 @@ def _places(folder: Path, cache: str) -> list[Path]:
     tag = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16] + FILE
     if cache:
         return [Path(cache).expanduser().absolute() / tag.replace(FILE, FILE[1:])]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mae_jax"
-    return [folder / FILE, home / tag.replace(FILE, FILE[1:])]
+    return [folder / FILE, index_file.home() / tag.replace(FILE, FILE[1:])]
 
 
 def _load(place: Path) -> dict[str, Shard]:
     """The shards by name; nothing from a file that is not there or not whole: it is written anew."""
+    arrays = index_file.load(place)
     try:
-        with np.load(place, allow_pickle=False) as data:
-            about = json.loads(str(data["about"]))
-            if about["format"] != FORMAT:
-                return {}
-            block = data["block"]
-            arrays = {name: data[name] for name in ("starts", "lengths", *ARRAYS)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        about = json.loads(str(arrays["about"]))
+        if about["format"] != FORMAT:
+            return {}
+        arrays = {name: arrays[name] for name in ("block", "starts", "lengths", *ARRAYS)}
+    except (ValueError, KeyError):
         return {}
     found, i, j = {}, 0, 0
     for row in about["shards"]:
@@ -187,7 +183,7 @@ def _load(place: Path) -> dict[str, Shard]:
         i, j = samples.stop, members.stop
         found[row["name"]] = Shard(
             (row["stamp"][0], row["stamp"][1]), row["label_key"],
-            Names(block, arrays["starts"][samples], arrays["lengths"][samples]), arrays["first"][samples],
+            Names(arrays["block"], arrays["starts"][samples], arrays["lengths"][samples]), arrays["first"][samples],
             arrays["labels"][samples], tuple(row["extensions"]), arrays["extension"][members],
             arrays["offset"][members], arrays["size"][members],
         )  # fmt: skip
@@ -207,24 +203,10 @@ def _save(shards: dict[str, Shard], places: list[Path]) -> None:
     arrays = {name: np.concatenate([getattr(s, name) for s in shards.values()]) for name in ARRAYS}
     arrays |= {"about": np.array(json.dumps(about)), "block": keys.block}
     arrays |= {"starts": keys.starts, "lengths": keys.lengths}
-    errors = []
-    for place in places:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=FILE, dir=place.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    np.savez(file, allow_pickle=False, **arrays)
-                os.replace(temporary, place)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(temporary)
-                raise
-            return
-        except OSError as error:
-            errors.append(f"{place.parent} ({error.strerror})")
-    raise UserError(f"The index of the shards can be written nowhere: not to {', not to '.join(errors)}. Set "
-                    "data.cache to a directory that can be written.")  # fmt: skip
+    if errors := index_file.save(places, arrays):
+        nowhere = ", not to ".join(f"{place.parent} ({error.strerror})" for place, error in errors)
+        raise UserError(f"The index of the shards can be written nowhere: not to {nowhere}. Set "
+                        "data.cache to a directory that can be written.")  # fmt: skip
 
 
 def _numpy(values: array) -> np.ndarray:
