@@ -207,7 +207,14 @@ def drop_path(noise: Float[Array, "b depth k"], rate: float) -> Float[Array, "b 
 
 
 def drop_paths(
-    ctx: Context | None, compute: Compute, depth: int, b: int, train: bool, *, branches: int = 2, name: str = "drop_path"
+    ctx: Context | None,
+    compute: Compute,
+    depth: int,
+    b: int,
+    train: bool,
+    *,
+    branches: int = 2,
+    name: str = "drop_path",
 ) -> Float[Array, "b depth branches"] | None:
     """The multipliers of `Method.encode` in training: drawn per row of the global batch; None where nothing drops."""
     if ctx is None or not train or not compute.drop_path:

@@ -59,7 +59,7 @@ def finetune_config(
     transfer = dataclasses.replace(transfer, task="finetune", init=init, classes=len(source.classes))
     large = shape is not None and max(shape[:2]) > 224
     recipe = sections(first, transfer, len(source), large)
-    layers = [base, start, recipe, file, {"transfer": dataclasses.asdict(transfer)}]
+    layers: list[Any] = [base, start, recipe, file, {"transfer": dataclasses.asdict(transfer)}]
     mesh = {"mesh": dataclasses.asdict(first.mesh)}
     return resolve(merged(*layers, mesh), [o for o in overrides if not o.startswith("transfer.")])
 
@@ -85,8 +85,8 @@ def check_labels(source: Source, what: str) -> None:
         )
     if what == "training" and (source.labels < 0).any():
         raise UserError(
-            f"{int((source.labels < 0).sum())} of {len(source)} records of the training split have no label; fine-tuning "
-            f"reads labelled ones alone. Leave them out of the split."
+            f"{int((source.labels < 0).sum())} of {len(source)} records of the training split have no label: "
+            f"leave them out of the split (data.train_split)."
         )
 
 

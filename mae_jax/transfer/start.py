@@ -29,19 +29,19 @@ def identity(weights: Weights | None) -> str:
     digest = 0
     for path, array in sorted(tree.flatten(weights.params).items()):
         digest = zlib.crc32(f"{path} {array.shape} {array.dtype}".encode(), digest)
-        digest = zlib.crc32(np.ascontiguousarray(array), digest)
+        digest = zlib.crc32(np.ascontiguousarray(array).tobytes(), digest)
     name = str(weights.info.get("source") or "weights").rstrip("/").split("/")[-1]
     step = weights.info.get("step")
     return f"{name}{'' if step is None else f' step {step}'}, crc32 {digest:08x}"
 
 
-def start(run: Run, weights: Weights | None) -> State:
-    """A fresh state with the encoder of `weights`; None: random, from the same positions.
+def start(run: Run, weights: Weights | None, fresh: State | None = None) -> State:
+    """A fresh state (`fresh`; None: from train.seed) with the encoder of `weights`; None: random, the same positions.
 
     Raises:
       UserError: parameters that the encoder needs and the weights do not have, or have in another shape.
     """
-    state = run.init()
+    state = run.init() if fresh is None else dict(fresh)
     method = run.method
     assert isinstance(method, FineTune)
     old = method.inner if weights is None else make_method(resolve(_plain(weights.config)))
@@ -53,9 +53,8 @@ def start(run: Run, weights: Weights | None) -> State:
     if wrong:
         source = "" if weights is None else f" in {weights.info.get('source', 'the file')}"
         raise UserError(
-            f"the weights{source} do not fit the encoder in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. Leave "
-            f"out what changes the model: method.image_size may change where positions do not depend on it or can be "
-            f"interpolated (method.positions), other sizes not."
+            f"the weights{source} do not fit the encoder in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. "
+            f"Leave out what changes the model: of its sizes only method.image_size may change."
         )
     state |= {"params": params, "stats": stats}
     if run.averaging:
@@ -86,12 +85,12 @@ def _taken(
 
 def _positions(table: Any, shape: tuple[int, ...], old: Method, new: Method) -> np.ndarray | None:
     """A table of positions for the new grid: the old one (fixed: sine-cosine) resampled as torch's bicubic does."""
-    grids = [getattr(method, "grid", None) for method in (old, new)]
+    grids: list[Any] = [getattr(method, "grid", None) for method in (old, new)]
     if None in grids or len(grids[0]) != len(grids[1]):
         return None
     rows = shape[-2] - math.prod(grids[1])
     if table is None:
-        first = getattr(getattr(old, "encoder", None), "first", "column")
+        first: Any = getattr(getattr(old, "encoder", None), "first", "column")
         table = positions.with_prefix(positions.sincos(shape[-1], grids[0], first=first), rows)[None]
     if table.shape[-2] != rows + math.prod(grids[0]) or table.shape[-1] != shape[-1]:
         return None

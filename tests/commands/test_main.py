@@ -15,6 +15,7 @@ from mae_jax.commands.options import split_overrides
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
     "train": ("--config FILE.py[:ARG]", "--workdir DIR", "--config.SECTION.KEY=VALUE", "--coordinator", "--process-id"),
+    "finetune": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE.py[:ARG]", "--step N"),
     "evaluate": ("--workdir DIR", "--protocols A,B", "--step N", "--output", "--config.SECTION.KEY=VALUE"),
     "reconstruct": ("--workdir DIR", "IMAGE", "--output", "--count N", "--draw I", "--config.SECTION.KEY=VALUE"),
     "list": ("--configs DIR",),
