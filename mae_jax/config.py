@@ -204,8 +204,8 @@ def _parse(text: str) -> tuple[str, str]:
 
 def _literal(text: str, kind: Any) -> Any:
     """A command-line value: Python syntax, or else the text itself."""
-    if kind is str:
-        return text
+    if kind is str or (typing.get_origin(kind) is Literal and text in typing.get_args(kind)):
+        return text  # "none" is a choice of mesh.remat, not None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
