@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
     "train": FOUNDATION | MIDDLE | {"nets", "eval", "data", "config", "schema", "train", "methods.base", "teachers"},
     "schema": set(),
-    "config": {"core.errors", "data.sources", "methods", "nets", "schema"},
+    "config": {"core.errors", "core.modules", "data.sources", "methods", "nets", "schema"},
 }
 
 
