@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "data": {"data", "core.errors"},
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
     "train": FOUNDATION | MIDDLE | {"nets", "eval", "data", "config", "schema", "train", "methods.base", "teachers"},
+    "testing": FOUNDATION | MIDDLE | {"nets", "methods.base", "train", "testing"},
     "schema": set(),
     "config": {"core.errors", "core.modules", "data.sources", "methods", "nets", "schema"},
 }
