@@ -132,6 +132,7 @@ class Log:
     """What is written while a run goes on."""
 
     every: int = 50  # steps
+    norms: Literal["none", "parts"] = "parts"  # log grad_norm/PART and update_norm/PART, PART as "encoder/blocks"
     pictures_every: int = 0  # steps between reconstruction pictures; 0: only at the end
     pictures: int = 8  # images in a picture
     tensorboard: bool = True

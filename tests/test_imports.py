@@ -19,8 +19,9 @@ MAY_IMPORT = {
     "data": {"data", "core.errors"},
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
     "train": FOUNDATION | MIDDLE | {"nets", "eval", "data", "config", "schema", "train", "methods.base", "teachers"},
+    "testing": FOUNDATION | MIDDLE | {"nets", "methods.base", "train", "testing"},
     "schema": set(),
-    "config": {"core.errors", "data.sources", "methods", "nets", "schema"},
+    "config": {"core.errors", "core.modules", "data.sources", "methods", "nets", "schema"},
 }
 
 
