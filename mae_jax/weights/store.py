@@ -1,6 +1,6 @@
 """The native weights file: one .safetensors with our parameter paths, the config and where the weights come from.
 
-Its tensors are named "params/...", "stats/...", "ema/...", "head/..."; the header's metadata holds `config` and `info`
+Its tensors are named "params/...", "stats/...", "ema/...", "head/...", "extra/..."; the header's metadata holds `config` and `info`
 as JSON. It is read without running anything.
 """
 
@@ -20,7 +20,7 @@ from mae_jax.core.errors import UserError
 
 FORMAT = "mae_jax-weights-1"
 KINDS = ("pretraining", "encoder", "classifier")
-PARTS = ("params", "stats", "ema", "head")
+PARTS = ("params", "stats", "ema", "head", "extra")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Weights:
       config: nested plain dict as `Config.to_dict` gives it; at least "method" and "augment" (mean, std).
       params, stats, ema: as in a train state; an encoder-only file holds the encoder's parameters alone.
       head: of a classifier: {"params": ..., "stats": ...}; its other facts are in `info["head"]`.
+      extra: fixed position tables, "encoder" and "decoder", of a published file that differ from ours in their last
+        bits: nothing reads them, and they go out again as they came.
       info: {"kind": one of KINDS, "norm_pix": bool | None, "source", "sha256", "licence", "step", "mae_jax", ...}.
     """
 
@@ -40,6 +42,7 @@ class Weights:
     ema: dict[str, Any] = dataclasses.field(default_factory=dict)
     head: dict[str, Any] | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -86,7 +89,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     found: dict[str, Any] = {part: {} for part in PARTS} | tree.unflatten(read_tensors(Path(path)))
     return Weights(
         json.loads(meta["config"]), found["params"], found["stats"], found["ema"], found["head"] or None,
-        json.loads(meta["info"]),
+        json.loads(meta["info"]), found["extra"],
     )  # fmt: skip
 
 
@@ -121,15 +124,47 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     return Weights(config, saved["params"], saved["stats"], saved["ema"], info=info)
 
 
-def open_weights(source: str | os.PathLike[str], *, file: str | None = None, step: int | None = None) -> Weights:
-    """Weights from a workdir, a native file, or (later) a published file.
+def open_weights(
+    source: str | os.PathLike[str], *, file: str | None = None, step: int | None = None, hints: Any = None
+) -> Weights:
+    """Weights from a workdir, a native file, a published file or folder, or a catalogue name.
+
+    Args:
+      source: the path, or with `file` the name that `file` has in the catalogue (`mae_jax convert --list`).
+      file: where a published file lies; nothing is downloaded.
+      step: of a workdir's checkpoint.
+      hints: what a published file does not say of itself (weights/hints.py: Hints).
 
     Raises:
-      UserError: nothing there, or nothing that is known.
+      UserError: nothing there, or nothing that is known; a published file that is not what its name says.
     """
+    from mae_jax.weights import catalog
+
+    name = str(source)
+    if file is None and name in catalog.CATALOG and not Path(name).exists():
+        entry = catalog.CATALOG[name]
+        raise UserError(
+            f"{name} is the published {entry.file} (licence: {entry.licence}). Get it from {entry.url} and say where "
+            f"it lies: mae_jax.load('{name}', file='.../{entry.file}'); on the command line give the file itself."
+        )
     path = Path(file or source)
-    if path.is_dir() and (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+    if path.is_dir() and (path / "checkpoints").is_dir():
         return from_workdir(path, step)
+    if path.is_dir() and metadata(path / "model.safetensors").get("format") == FORMAT:
+        path = path / "model.safetensors"
     if not path.exists():
-        raise UserError(f"there are no weights at '{path}': give the workdir of a run, or a weights file.")
-    return read(path)
+        known = catalog.nearest(name, catalog.CATALOG) if file is None and "/" not in name else ""
+        known = known if known.startswith("Did") else ""
+        raise UserError(
+            f"there are no weights at '{path}': give the workdir of a run, or a weights file. {known}".strip()
+        )
+    if metadata(path).get("format") == FORMAT:
+        return read(path)
+    from mae_jax.weights.hints import Hints
+    from mae_jax.weights.published import read_published
+
+    hints = hints or Hints()
+    if file is not None:
+        catalog.get(name)
+        hints = dataclasses.replace(hints, name=name)
+    return read_published(path, hints)
