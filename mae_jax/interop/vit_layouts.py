@@ -240,11 +240,12 @@ def _positions(theirs: str, s: Sizes) -> Rule | Constant:
     return Rule(theirs, f"{ENCODER}/pos_embed", identity if s.class_row or not s.class_token else CLASS_ROW)
 
 
-Order = Literal["column", "row", "moco", "none"]
+Order = Literal["column", "row", "moco", "zeros", "none"]
 ORDERS: Mapping[Order, str] = {
     "column": "fixed sine-cosine, column first (MAE)",
     "row": "fixed sine-cosine, row first (CAE, mmpretrain)",
     "moco": "fixed sine-cosine, column first, frequencies to 1/10000 (big_vision's sincos2d)",
+    "zeros": "all zeros (transformers 5 leaves them so in a ViTMAE that is made from scratch)",
     "none": "learned",
 }
 
@@ -259,6 +260,8 @@ def moco_sincos(dim: int, grid: tuple[int, int]) -> np.ndarray:
 def order_of(table: np.ndarray, grid: tuple[int, int], rows: int, tolerance: float = 1e-5) -> Order:
     """Which known fixed table a file's (1, rows + n, dim) is; "none": no known one, so it was learned."""
     dim = table.shape[-1]
+    if not table.any():
+        return "zeros"
     if dim % 4 or dim < 8 or np.abs(table[0, :rows]).max(initial=0.0) > tolerance:
         return "none"
     body = table[0, rows:].astype(np.float32)

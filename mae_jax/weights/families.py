@@ -120,9 +120,7 @@ def official(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: s
     )  # fmt: skip
 
 
-def _official_head(
-    tensors: Tensors, config: Mapping[str, Any], hints: Hints, class_token: bool
-) -> dict[str, Any]:
+def _official_head(tensors: Tensors, config: Mapping[str, Any], hints: Hints, class_token: bool) -> dict[str, Any]:
     """What the head reads: names tell mean pooling with fc_norm apart; the rest is timm's config, or a hint."""
     said = {"avg": "normed_mean", "token": "class"}.get(config.get("global_pool", ""))
     if "fc_norm.weight" in tensors:

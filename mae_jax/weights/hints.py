@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from mae_jax.core.errors import UserError
+from mae_jax.weights.store import Weights
 
 # Attention heads by width, of the published encoders (MAE's Table 8, ViT's Table 1, big_vision's variants).
 ENCODER_HEADS = {
@@ -57,3 +58,25 @@ def agreed(what: str, said: object, hinted: object, where: str) -> None:
     """Raise UserError where a hint contradicts the file."""
     if said is not None and hinted is not None and said != hinted:
         raise UserError(f"{where} says {what}={said}, and you say {hinted}: leave yours out, or check the file.")
+
+
+def told(weights: Weights, hints: Hints, where: str) -> Weights:
+    """A native file's weights with what it did not know of itself: norm_pix, and an assumed mean and std.
+
+    Raises:
+      UserError: other hints, or ones that contradict it.
+    """
+    info, config = dict(weights.info), dict(weights.config)
+    given = {key for key, value in dataclasses.asdict(hints).items() if value not in (None, "", False)}
+    if hints.norm_pix is not None:
+        agreed("norm_pix", info.get("norm_pix"), hints.norm_pix, where)
+        info["norm_pix"] = hints.norm_pix
+        config["method"] = config["method"] | {"norm_pix": hints.norm_pix}
+    if hints.mean is not None and info.get("colours") == "assumed":
+        config["augment"] = config["augment"] | {"mean": hints.mean, "std": hints.std}
+        info["colours"] = "given"
+        given -= {"mean", "std"}
+    if other := given - {"norm_pix", "encoder_only"}:
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(other))
+        raise UserError(f"{where} is a file of mae_jax, which says itself what {flags} would say: leave that out.")
+    return dataclasses.replace(weights, info=info, config=config)

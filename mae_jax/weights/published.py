@@ -115,7 +115,9 @@ def _check_decoder_table(found: Found, path: Path) -> None:
     for rule in found.rules:
         if isinstance(rule, Constant) and found.tables.get(rule.theirs) == "decoder":
             table = found.tensors.get(rule.theirs)
-            if table is None or (table.shape == rule.value.shape and np.abs(table - rule.value).max() <= rule.tolerance):
+            if table is None or (
+                table.shape == rule.value.shape and np.abs(table - rule.value).max() <= rule.tolerance
+            ):
                 return
             zero = "all zeros (transformers 5 leaves it so in a ViTMAE that is made from scratch)"
             is_ = "of another shape" if table.shape != rule.value.shape else zero if not table.any() else "another one"

@@ -6,6 +6,7 @@ as JSON. It is read without running anything.
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -60,6 +61,12 @@ def write(path: str | os.PathLike[str], weights: Weights) -> Path:
     flat = {name: np.ascontiguousarray(a) for name, a in tree.flatten(trees).items()}
     meta = {"config": weights.config, "info": weights.info | {"mae_jax": mae_jax.__version__}}
     data = save(flat, {"format": FORMAT} | {key: json.dumps(value) for key, value in meta.items()})
+    replace(path, data)
+    return path
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -70,7 +77,6 @@ def write(path: str | os.PathLike[str], weights: Weights) -> Path:
     except BaseException:
         os.unlink(temporary)
         raise
-    return path
 
 
 def read(path: str | os.PathLike[str]) -> Weights:
@@ -108,6 +114,11 @@ def metadata(path: str | os.PathLike[str]) -> Mapping[str, str]:
             return {}
 
 
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the workdir of a run that has saved."""
+    return (Path(path) / "checkpoints").is_dir()
+
+
 def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> Weights:
     """The newest good checkpoint of a run (or that of `step`), without optimizer state."""
     from mae_jax.train.checkpoint import restore_arrays
@@ -122,6 +133,38 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     info = {"kind": "pretraining", "source": str(workdir), "step": int(saved["step"]),
             "norm_pix": config["method"].get("norm_pix")}  # fmt: skip
     return Weights(config, saved["params"], saved["stats"], saved["ema"], info=info)
+
+
+COLUMN_FIRST = ("mae", "lut", "maskalign")  # methods whose fixed positions are MAE's
+
+
+def fit_positions(weights: Weights, method: Any) -> Weights:
+    """The weights with the learned positions that `method` has: resampled to its grid (as torch's bicubic does), or
+    MAE's fixed table where they had that.
+
+    Raises:
+      UserError: a learned table where the method has fixed positions.
+    """
+    from mae_jax.methods import get
+    from mae_jax.tokens.positions import interpolate, sincos, with_prefix
+
+    encoder, theirs = weights.params.get("encoder", {}), weights.config["method"]
+    learned = getattr(method, "positions", "sincos") == "learned"
+    if "pos_embed" in encoder:
+        if not learned and hasattr(method, "encoder"):
+            can = "set method.positions='learned'" if hasattr(method, "positions") else "it has fixed ones only"
+            raise UserError(f"these weights have learned positions, and method '{method.name}' here has none: {can}.")
+        own = {key: value for key, value in theirs.items() if key != "name"}
+        old = get(theirs["name"])(**own).grid
+        if old == getattr(method, "grid", old):
+            return weights
+        prefix = encoder["pos_embed"].shape[1] - math.prod(old)
+        table = interpolate(np.asarray(encoder["pos_embed"]), old, method.grid, prefix)
+    elif learned and theirs["name"] in COLUMN_FIRST and encoder:
+        table = with_prefix(sincos(method.dim, method.grid), int(method.class_token))[None]
+    else:
+        return weights
+    return dataclasses.replace(weights, params=weights.params | {"encoder": encoder | {"pos_embed": table}})
 
 
 def open_weights(
@@ -148,7 +191,7 @@ def open_weights(
             f"it lies: mae_jax.load('{name}', file='.../{entry.file}'); on the command line give the file itself."
         )
     path = Path(file or source)
-    if path.is_dir() and (path / "checkpoints").is_dir():
+    if is_run(path):
         return from_workdir(path, step)
     if path.is_dir() and metadata(path / "model.safetensors").get("format") == FORMAT:
         path = path / "model.safetensors"
@@ -158,12 +201,12 @@ def open_weights(
         raise UserError(
             f"there are no weights at '{path}': give the workdir of a run, or a weights file. {known}".strip()
         )
-    if metadata(path).get("format") == FORMAT:
-        return read(path)
-    from mae_jax.weights.hints import Hints
+    from mae_jax.weights.hints import Hints, told
     from mae_jax.weights.published import read_published
 
     hints = hints or Hints()
+    if metadata(path).get("format") == FORMAT:
+        return told(read(path), hints, str(path))
     if file is not None:
         catalog.get(name)
         hints = dataclasses.replace(hints, name=name)
