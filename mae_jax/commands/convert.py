@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.add_argument("src", nargs="?", metavar="SRC", help="workdir, file or folder")
     parser.add_argument(
-        "dst", nargs="?", type=Path, metavar="DST", help="what is written (default: only say what it is)"
+        "dst", nargs="?", type=Path, metavar="DST", help="what is written (without: only say what SRC is)"
     )
     parser.add_argument("--list", action="store_true", help="show the published files that are known by name")
     parser.add_argument("--to", default="native", metavar="FORMAT", help="native (default), safetensors, hf, timm, mae")
@@ -64,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
         print(catalog.table())
         return 0
     if args.src is None:
-        raise UserError(
-            "name what to read, and where to write it: `mae_jax convert SRC DST`; --list shows what is known."
-        )
+        raise UserError("name what to read, and what to write: `mae_jax convert SRC DST`; --list shows what is known.")
     from mae_jax.weights.export import export
     from mae_jax.weights.layout import averaged, encoder_alone
     from mae_jax.weights.store import is_run, open_weights

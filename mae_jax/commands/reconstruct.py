@@ -10,8 +10,8 @@ HELP = "draw originals, masked inputs and reconstructions as a PNG"
 DESCRIPTION = """\
 Draw what a model makes of images: original, masked, reconstruction, and the reconstruction with the visible patches
 pasted in. Takes image files (any size; they are resized and cropped as for evaluation), or else images of the run's own
-test split. The model is a run's, or a weights file's, ours or a published one that has its decoder. A model of normalised pixels is shown in true colours: each patch's mean and deviation are taken
-from the original.
+test split. The model is a run's, or a weights file's, ours or a published one that has its decoder. A model of
+normalised pixels is shown in true colours: each patch's mean and deviation are taken from the original.
 """
 
 

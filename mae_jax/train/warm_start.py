@@ -63,8 +63,8 @@ def _from_file(run: Run, source: str) -> dict[str, Any]:
     for key in ("mean", "std"):
         here = getattr(run.config.augment, key)
         if key in colours and not np.allclose(colours[key], here) and jax.process_index() == 0:
-            print(f"train.init: the weights of {source} are made for inputs of augment.{key}={tuple(colours[key])}, and "
-                  f"this run has {here}", file=sys.stderr, flush=True)  # fmt: skip
+            made_for = f"inputs of augment.{key}={tuple(colours[key])}, this run has {here}"
+            print(f"train.init: {source} is made for {made_for}", file=sys.stderr, flush=True)
     params = {part: x for part, x in weights.params.items() if part in run.shapes["params"]}
     if not params:
         raise UserError(

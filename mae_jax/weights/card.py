@@ -39,7 +39,10 @@ def card(weights: Weights, title: str, use: str, left_out: dict[str, str], run: 
 
 def _licence(licence: str | None) -> str:
     if licence is None:
-        return "These weights come from a run of your own: name the licence under which you give them away, and heed that of the data."
+        return (
+            "These weights come from a run of your own: name the licence under which you give them away, and heed that "
+            "of the data."
+        )
     return f"The weights' own: {licence}. Converting a file does not change its licence."
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mae_jax.core.errors import UserError, nearest
 
+Kind = Literal["encoder", "pretraining", "classifier"]
 META = "https://dl.fbaipublicfiles.com/mae"
 CC_BY_NC = "CC-BY-NC 4.0 (no commercial use)"
 
@@ -32,7 +33,7 @@ class Entry:
     file: str
     url: str
     licence: str
-    kind: Literal["encoder", "pretraining", "classifier"]
+    kind: Kind
     norm_pix: bool | None
     dim: int
     depth: int
@@ -49,33 +50,36 @@ TOP1 = {"base": "83.664", "large": "85.952", "huge": "86.928"}
 
 def _entries() -> list[Entry]:
     found = []
-    for size, (short, *shape) in SIZES.items():
+    for size, (short, dim, depth, patch) in SIZES.items():
+        shape: dict[str, Any] = dict(dim=dim, depth=depth, patch=patch)
         ours = f"mae_vit_{short}"
-        file = f"mae_pretrain_vit_{size}.pth"
-        note = "pretrained on normalised pixels for 1600 epochs; the decoder is in {}_full"
-        found.append(Entry(ours, file, f"{META}/pretrain/{file}", CC_BY_NC, "encoder", None, *shape,
-                           PRETRAIN_MD5[size], note.format(ours)))  # fmt: skip
-        file = f"mae_pretrain_vit_{size}_full.pth"
-        found.append(Entry(f"{ours}_full", file, f"{META}/pretrain/{file}", CC_BY_NC, "pretraining", True, *shape,
-                           note="named in facebookresearch/mae issue 8"))  # fmt: skip
-        file = f"mae_visualize_vit_{size}.pth"
-        note = "another run than the encoder-only file's, on raw pixels: the demo's pictures"
-        found.append(Entry(f"{ours}_visualize", file, f"{META}/visualize/{file}", CC_BY_NC, "pretraining", False, *shape,
-                           note=note))  # fmt: skip
-        file = f"mae_finetuned_vit_{size}.pth"
-        note = f"ImageNet-1k top-1 {TOP1[size]} (FINETUNE.md)"
-        found.append(Entry(f"{ours}_finetuned", file, f"{META}/finetune/{file}", CC_BY_NC, "classifier", None, *shape,
-                           FINETUNED_MD5[size], note))  # fmt: skip
+
+        def official(
+            name: str, folder: str, file: str, kind: Kind, norm_pix: bool | None = None, md5: str = "", note: str = "",
+            shape: dict[str, Any] = shape,
+        ) -> Entry:  # fmt: skip
+            return Entry(name, file, f"{META}/{folder}/{file}", CC_BY_NC, kind, norm_pix, md5=md5, note=note, **shape)
+
+        found += [
+            official(ours, "pretrain", f"mae_pretrain_vit_{size}.pth", "encoder", md5=PRETRAIN_MD5[size],
+                     note=f"trained on normalised pixels for 1600 epochs; with its decoder: {ours}_full"),
+            official(f"{ours}_full", "pretrain", f"mae_pretrain_vit_{size}_full.pth", "pretraining", True,
+                     note="named in facebookresearch/mae issue 8"),
+            official(f"{ours}_visualize", "visualize", f"mae_visualize_vit_{size}.pth", "pretraining", False,
+                     note=f"the demo's pictures; another run than {ours}"),
+            official(f"{ours}_finetuned", "finetune", f"mae_finetuned_vit_{size}.pth", "classifier",
+                     md5=FINETUNED_MD5[size], note=f"ImageNet-1k top-1 {TOP1[size]} (FINETUNE.md)"),
+        ]  # fmt: skip
+        if size == "large":
+            found.append(official(f"{ours}_visualize_ganloss", "visualize", "mae_visualize_vit_large_ganloss.pth",
+                                  "pretraining", False, note="as _visualize, with a GAN loss: sharper"))  # fmt: skip
         tag = f"vit-mae-{size}"
         url = f"https://huggingface.co/facebook/{tag}"
-        found.append(Entry(f"hf_{tag.replace('-', '_')}", tag, url, f"unknown: see {url}", "pretraining", None, *shape,
-                           note="its config.json says whether pixels are normalised (norm_pix_loss)"))  # fmt: skip
-        tag = f"vit_{size}_patch{shape[-1]}_224.mae"
-        found.append(Entry(f"timm_{tag}", tag, f"https://huggingface.co/timm/{tag}", CC_BY_NC, "encoder", None, *shape,
-                           note=f"the same weights as {ours}, as timm states"))  # fmt: skip
-    file = "mae_visualize_vit_large_ganloss.pth"
-    found.append(Entry("mae_vit_l16_visualize_ganloss", file, f"{META}/visualize/{file}", CC_BY_NC, "pretraining",
-                       False, *SIZES["large"][1:], note="raw pixels, trained further with a GAN loss: sharper"))  # fmt: skip
+        found.append(Entry(f"hf_{tag.replace('-', '_')}", tag, url, f"unknown: see {url}", "pretraining", None, **shape,
+                           note="its config.json says what it predicts (norm_pix_loss)"))  # fmt: skip
+        tag = f"vit_{size}_patch{patch}_224.mae"
+        found.append(Entry(f"timm_{tag}", tag, f"https://huggingface.co/timm/{tag}", CC_BY_NC, "encoder", None, **shape,
+                           note=f"timm names {ours}'s file as its origin"))  # fmt: skip
     return found
 
 
@@ -141,10 +145,11 @@ def state_licence(what: str, licence: str) -> None:
 def table() -> str:
     """The catalogue for people."""
     lines = [f"{'name':32}{'file':36}{'holds':13}{'pixels':12}{'MD5':9}licence"]
-    pixels = {True: "normalised", False: "raw"}
     for e in CATALOG.values():
-        shown = pixels.get(e.norm_pix, "its config" if e.kind == "pretraining" else "-") if e.norm_pix is not None or (
-            e.kind == "pretraining") else "-"  # fmt: skip
-        lines.append(f"{e.name:32}{e.file:36}{e.kind:13}{shown:12}{e.md5 or 'unknown':9}{e.licence}")
+        pixels = "-" if e.kind != "pretraining" else PIXELS[e.norm_pix]
+        lines.append(f"{e.name:32}{e.file:36}{e.kind:13}{pixels:12}{e.md5 or 'unknown':9}{e.licence}")
         lines.append(f"    {e.url}{'; ' + e.note if e.note else ''}")
     return "\n".join(lines)
+
+
+PIXELS = {True: "normalised", False: "raw", None: "see config"}

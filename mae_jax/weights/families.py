@@ -192,8 +192,8 @@ def hugging_face(tensors: Tensors, config: Mapping[str, Any], hints: Hints, wher
     if decoder:
         ratio = inner_ratio(c["decoder_intermediate_size"], c["decoder_hidden_size"])
         if ratio != method["mlp_ratio"]:
-            raise UserError(f"{at}: the decoder's MLP is {ratio:g} times its width, the encoder's {method['mlp_ratio']:g}"
-                            f" times; ours has one ratio for both.")  # fmt: skip
+            raise UserError(f"{at}: the decoder's MLP is {ratio:g} times its width, the encoder's "
+                            f"{method['mlp_ratio']:g} times; ours has one ratio for both.")  # fmt: skip
         method |= {
             "decoder_dim": c["decoder_hidden_size"], "decoder_depth": c["decoder_num_hidden_layers"],
             "decoder_heads": c["decoder_num_attention_heads"], "mask_ratio": float(c["mask_ratio"]),
@@ -293,8 +293,8 @@ def _grid(
         grid = given[0] // patch[0], given[1] // patch[1]
         if rows - math.prod(grid) not in {0, int(class_token)}:
             raise UserError(
-                f"{where} has {rows} positions, but images of {given[0]} x {given[1]} have {grid[0]} x {grid[1]} patches "
-                f"of {patch[0]} x {patch[1]}{' and a class token' if class_token else ''}."
+                f"{where} has {rows} positions, but images of {given[0]} x {given[1]} have {grid[0]} x {grid[1]} "
+                f"patches of {patch[0]} x {patch[1]}{' and a class token' if class_token else ''}."
             )  # fmt: skip
         return grid, rows > math.prod(grid)
     for row in (True, False) if class_token else (False,):
@@ -302,7 +302,7 @@ def _grid(
         if side**2 == rows - row:
             return (side, side), row
     raise UserError(
-        f"{where} has {rows} positions, which are no square: say for which images they are made, --image-size ROWS COLUMNS."
+        f"{where} has {rows} positions, which are no square: say for which images, --image-size ROWS COLUMNS."
     )
 
 

@@ -61,7 +61,7 @@ def to_official(weights: Weights) -> Written:
 
 
 def to_timm(weights: Weights) -> Written:
-    """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`: the encoder, with its head if it has one."""
+    """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`: the encoder, and its head."""
     s, method = _sizes(weights, "timm")
     if method["norm_eps"] != 1e-6:
         raise UserError(
@@ -105,8 +105,8 @@ def to_hugging_face(weights: Weights) -> Written:
         raise UserError("Hugging Face's ViTs have a class token, and these weights have none: take --to timm.")
     if weights.head is not None and weights.info["head"]["pool"] != "class":
         raise UserError(
-            "Hugging Face's ViTForImageClassification reads the class token after the last norm, and this head the mean "
-            "of the patch tokens: its logits cannot be had there. Take --to timm (global_pool='avg'), or --as encoder."
+            "Hugging Face's ViTForImageClassification reads the class token after the last norm, and this head the "
+            "mean of the patch tokens: its logits cannot be had there. Take --to timm, or --as encoder."
         )
     size = _pair(method["image_size"])
     kind = weights.kind

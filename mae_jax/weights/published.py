@@ -115,12 +115,11 @@ def _check_decoder_table(found: Found, path: Path) -> None:
     for rule in found.rules:
         if isinstance(rule, Constant) and found.tables.get(rule.theirs) == "decoder":
             table = found.tensors.get(rule.theirs)
-            if table is None or (
-                table.shape == rule.value.shape and np.abs(table - rule.value).max() <= rule.tolerance
-            ):
+            same = table is not None and table.shape == rule.value.shape
+            if table is None or (same and np.abs(table - rule.value).max() <= rule.tolerance):
                 return
             zero = "all zeros (transformers 5 leaves it so in a ViTMAE that is made from scratch)"
-            is_ = "of another shape" if table.shape != rule.value.shape else zero if not table.any() else "another one"
+            is_ = "of another shape" if not same else zero if not table.any() else "another one"
             raise UserError(
                 f"{path}: the decoder's position table {rule.theirs} is {is_}, and ours adds MAE's fixed sine-cosine "
                 f"table, with which this decoder would predict something else. Its encoder can be read: --as encoder."

@@ -1,7 +1,7 @@
 """The native weights file: one .safetensors with our parameter paths, the config and where the weights come from.
 
-Its tensors are named "params/...", "stats/...", "ema/...", "head/...", "extra/..."; the header's metadata holds `config` and `info`
-as JSON. It is read without running anything.
+Its tensors are named "params/...", "stats/...", "ema/...", "head/...", "extra/..."; the header's metadata
+holds `config` and `info` as JSON. It is read without running anything.
 """
 
 import dataclasses
@@ -155,7 +155,7 @@ def fit_positions(weights: Weights, method: Any) -> Weights:
             can = "set method.positions='learned'" if hasattr(method, "positions") else "it has fixed ones only"
             raise UserError(f"these weights have learned positions, and method '{method.name}' here has none: {can}.")
         own = {key: value for key, value in theirs.items() if key != "name"}
-        old = get(theirs["name"])(**own).grid
+        old: tuple[int, ...] = getattr(get(theirs["name"])(**own), "grid")  # noqa: B009
         if old == getattr(method, "grid", old):
             return weights
         prefix = encoder["pos_embed"].shape[1] - math.prod(old)

@@ -17,7 +17,7 @@ HOLDS = {
 
 
 def check_use(weights: Weights, use: Use) -> None:
-    """Raise UserError where these weights cannot do that: "reconstruct" (pictures), "loss" (of pretraining), "classify"."""
+    """Raise UserError where these weights cannot do that; "loss" is that of pretraining."""
     name = weights.info.get("published") or weights.info.get("source") or "this file"
     if use == "classify" and weights.head is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Tiny files in the layouts of published weights: names by hand, as papers/mae.md and the projects' sources list them."""
+"""Tiny files in the layouts of published weights: names by hand, as papers/mae.md and their sources list them."""
 
 import json
 
