@@ -91,7 +91,7 @@ class Train:
     batch: int = 256  # global: over all devices and microbatches
     microbatches: int = 1  # the batch runs in this many parts (gradient accumulation)
     seed: int = 0
-    init: str | None = None  # a workdir whose weights training starts from
+    init: str | None = None  # weights to start from: a workdir, or a weights file (docs/weights.md)
     precision: Literal["float32", "bfloat16"] = "float32"  # of compute; master weights are always float32
 
 
