@@ -67,6 +67,27 @@ def add_workdir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the newest good one)")
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """--workdir and --step, or --weights: a run's weights, or a file's."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--workdir", type=Path, metavar="DIR", help="directory of a run")
+    group.add_argument("--weights", metavar="FILE", help="a weights file (docs/weights.md) or a published one")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint of --workdir (default: the newest good one)")
+    parser.set_defaults(config=None)
+
+
+def opened(args: argparse.Namespace):
+    """What `add_weights` names, opened (mae_jax/weights/opened.py), with this command's overrides."""
+    from mae_jax.weights.opened import opened as open_
+
+    if args.weights is not None and args.step is not None:
+        raise UserError("--step chooses a checkpoint of a --workdir; a file of weights has only one.")
+    if args.workdir is not None and not (args.workdir / "config.json").is_file():
+        raise UserError(f"{args.workdir} is no run: it has no config.json. Give the --workdir of a `mae_jax train`.")
+    compile_cache()
+    return open_(args.workdir or args.weights, args.overrides, step=args.step)
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """How several processes find each other."""
     group = parser.add_argument_group(

@@ -11,7 +11,7 @@ decoder but is never predicted; the encoder sees the visible tokens in shuffled 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,8 @@ class MAE(Method):
       mask_ratio: share of hidden patches (Fig. 5).
       norm_pix: predict each patch's pixels normalised by its own mean and deviation (Table 1d).
       norm_eps: of every layer norm.
+      positions: of the encoder: "sincos", the paper's fixed table; "learned", a parameter of `image_size`'s grid,
+        which other sizes interpolate (published classifiers; fine-tuning). The decoder's are always fixed.
     """
 
     name: ClassVar[str] = "mae"
@@ -62,6 +64,7 @@ class MAE(Method):
     mask_ratio: float = 0.75
     norm_pix: bool = False
     norm_eps: float = 1e-6
+    positions: Literal["sincos", "learned"] = "sincos"
 
     @property
     def batch_spec(self) -> Mapping[str, Leaf]:
@@ -76,7 +79,7 @@ class MAE(Method):
         shape = Transformer(
             self.dim, self.depth, self.heads, self.mlp_ratio, norm_eps=self.norm_eps, compute=self.compute
         )
-        return Encoder(shape, sizes(self.patch), self.class_token)
+        return Encoder(shape, sizes(self.patch), self.class_token, positions=self.positions, grid=self.grid)
 
     @property
     def decoder(self) -> Decoder:

@@ -1,5 +1,8 @@
 """Multi-head attention: of a sequence to itself, and of one sequence to another."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -10,6 +13,24 @@ from jaxtyping import Array, Bool, Float
 from mae_jax.nets.layers import Initializer, dense, xavier
 
 Bias = bool | Literal["qv"]
+
+_RECORD: contextvars.ContextVar[list[Array] | None] = contextvars.ContextVar("attention_record", default=None)
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[Array]]:
+    """Collect the weights [b, h, n, n] (float32) of every self-attention that is traced inside, in order.
+
+    For pictures and statistics of any method's `encode`, without a word in the method. The blocks must run unrolled
+    and without rematerialisation (`Compute(scan=False, remat="none")`): a weight inside a loop cannot leave it.
+    Use it inside the traced function, and return what was collected.
+    """
+    found: list[Array] = []
+    token = _RECORD.set(found)
+    try:
+        yield found
+    finally:
+        _RECORD.reset(token)
 
 
 def attention_weights(
@@ -75,7 +96,10 @@ class Attention(nn.Module):
             qkv = qkv + jnp.concatenate([q_bias, jnp.zeros(inner), v_bias])[None, None].astype(qkv.dtype)
         q, k, v = qkv.reshape(b, n, 3, self.heads, c).transpose(2, 0, 3, 1, 4)
         scale = c**-0.5 if self.scale is None else self.scale
-        out = attend(q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, inner)
+        weights = attention_weights(q, k, scale, valid, bias)
+        if (found := _RECORD.get()) is not None:
+            found.append(weights)
+        out = jnp.matmul(weights.astype(v.dtype), v).swapaxes(1, 2).reshape(b, n, inner)
         return dense(d, "proj", self.dtype, kernel_init=self.kernel_init)(out)
 
 

@@ -1,5 +1,6 @@
 """Weights of another run: to start from, to evaluate, to draw."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from mae_jax.core.errors import UserError
 from mae_jax.train.build import Run
 from mae_jax.train.checkpoint import restore_arrays
 from mae_jax.train.state import State
+
+PARTS = ("step", "params", "stats", "ema")
 
 
 def warm_start(run: Run, workdir: str | None) -> State | None:
@@ -34,21 +37,37 @@ def load_weights(run: Run, workdir: Path, step: int | None = None) -> dict[str, 
     Raises:
       UserError: no checkpoint, or weights that do not have the shapes of this config.
     """
-    parts = ("step", "params", "stats", "ema")
-    wanted = {part: run.shapes[part] for part in parts}
-    saved = tree.flatten(restore_arrays(workdir, step, subtree=parts))
-    shapes = tree.flatten(wanted)
+    saved = restore_arrays(workdir, step, subtree=PARTS)
+    return place_weights(
+        run, saved, str(workdir), mend=f"Use the config in {workdir}/config.json, or one with the same model."
+    )
+
+
+def place_weights(
+    run: Run, saved: Mapping[str, Any], source: str, *, mend: str, partial: bool = False
+) -> dict[str, Any]:
+    """{"step", "params", "stats", "ema"} from numpy trees, laid out on the run's mesh.
+
+    Args:
+      source: where they come from, for messages. mend: what to do where they do not fit.
+      partial: parameters may be missing (an encoder without its decoder); those are left out.
+
+    Raises:
+      UserError: weights that do not have the shapes of this config.
+    """
+    flat = tree.flatten(saved)
+    shapes = tree.flatten({part: run.shapes[part] for part in PARTS})
+    optional = ("ema", "params", "stats", "step") if partial else ("ema/average",)
     wrong = [
-        f"{path}: {saved[path].shape if path in saved else 'missing'}, the config has {shape.shape}"
+        f"{path}: {flat[path].shape if path in flat else 'missing'}, the config has {shape.shape}"
         for path, shape in shapes.items()
-        if not path.startswith("ema/average") and (path not in saved or saved[path].shape != shape.shape)
+        if (path in flat or not path.startswith(optional)) and (path not in flat or flat[path].shape != shape.shape)
     ]
     if wrong:
         raise UserError(
-            f"the weights in {workdir} do not fit this config in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. "
-            f"Use the config in {workdir}/config.json, or one with the same model."
+            f"the weights in {source} do not fit this config in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. "
+            f"{mend}"
         )
-    shapes = {path: s for path, s in shapes.items() if path in saved}
-    placed = {path: jax.device_put(saved[path], s.sharding) for path, s in shapes.items()}
-    weights: dict[str, Any] = {part: {} for part in parts} | tree.unflatten(placed)
+    placed = {path: jax.device_put(flat[path], s.sharding) for path, s in shapes.items() if path in flat}
+    weights: dict[str, Any] = {part: {} for part in PARTS} | tree.unflatten(placed)
     return weights | {"ema": {"teacher": {}} | weights["ema"]}  # empty dicts have no path

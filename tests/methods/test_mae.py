@@ -160,3 +160,20 @@ def test_valid_tokens_count_alone(tiny, params):
 def test_fields_that_do_not_fit_are_refused(tiny, fields, message):
     with pytest.raises(UserError, match=re.escape(message)):
         dataclasses.replace(tiny, **fields).check()
+
+
+def test_learned_positions_start_where_the_table_is_put_and_serve_other_sizes(tiny):
+    """With the fixed table as their value they give the fixed method's features; another size interpolates them."""
+    from mae_jax.tokens.positions import sincos, with_prefix
+
+    learned = dataclasses.replace(tiny, positions="learned")
+    image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    params, _ = learned.init(jax.random.key(0), {"image": image})
+    assert params["encoder"]["pos_embed"].shape == (1, 17, 32)
+    params["encoder"]["pos_embed"] = jnp.asarray(with_prefix(sincos(32, (4, 4)), 1)[None])
+    rest = {"stats": {}, "ema": {}, "frozen": {}}
+    fixed = {k: {n: v for n, v in part.items() if n != "pos_embed"} for k, part in params.items()}
+    ours, theirs = (m.encode(p, rest, {"image": image}).normed for m, p in ((learned, params), (tiny, fixed)))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    wide = learned.encode(params, rest, {"image": jnp.zeros((2, 16, 24, 3))})
+    assert wide.grid == (4, 6) and wide.normed.shape == (2, 24, 32)

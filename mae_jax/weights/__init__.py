@@ -1,0 +1,1 @@
+"""Weights apart from runs: the native file, published files, and what opens any of them."""
