@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def reconstruction_grid(
     Raises:
       UserError: nothing to draw.
     """
-    cells, note = coloured(pictures, mean, std, max_images=max_images)
+    cells, note = coloured({name: array[:max_images] for name, array in pictures.items()}, mean, std)
     captions = [caption(name, note if i == 0 else "") for i, name in enumerate(cells)]
     return grid([list(row) for row in zip(*cells.values())], captions)
 
@@ -51,19 +51,27 @@ def coloured(
     pictures: Mapping[str, Float[np.ndarray, "b h w c"]],
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
-    *,
-    max_images: int = 8,
 ) -> tuple[dict[str, UInt8[np.ndarray, "b h w 3"]], str]:
     """The cells of `reconstruction_grid` in its order, and what its first caption says of the channels."""
-    names = [name for name in COLUMNS if name in pictures]
-    names += sorted(set(pictures) - set(COLUMNS))
+    names = ordered(pictures)
     if not names or not len(pictures[names[0]]):
         raise UserError("There is no picture to draw: the method returned none, or the batch is empty.")
-    arrays = {name: np.asarray(pictures[name], np.float32)[:max_images] for name in names}
+    arrays = {name: np.asarray(pictures[name], np.float32) for name in names}
     cells = {name: in_colour(array, mean, std) for name, array in arrays.items()}
     if set(names) >= set(COLUMNS):
         cells["masked"] = np.where(hidden_pixels(arrays)[..., None], np.uint8(GREY), cells["masked"])
     return cells, channel_note(arrays[names[0]].shape[-1])
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """The order in which pictures are drawn: `COLUMNS` first, then the others by name."""
+    names = set(names)
+    return [name for name in COLUMNS if name in names] + sorted(names - set(COLUMNS))
+
+
+def enlargement(height: int, width: int) -> int:
+    """The whole factor by which small pictures are enlarged."""
+    return max(1, -(-CELL // max(height, width)))
 
 
 def in_colour(
@@ -124,7 +132,7 @@ def grid(
       captions: one per column. labels: one per row.
     """
     height, width = next(image.shape[:2] for row in rows for image in row if image is not None)
-    factor = max(1, -(-CELL // max(height, width)))
+    factor = enlargement(height, width)
     cell_h, cell_w = height * factor, width * factor
     columns = len(rows[0])
     font = ImageFont.load_default(FONT)
