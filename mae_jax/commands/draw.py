@@ -28,7 +28,8 @@ evenly over it. docs/pictures.md shows each kind.
 OWN = {  # options that some kinds alone read
     "ratios": ("reconstructions",), "show": ("reconstructions", "steps"), "draw": ("reconstructions", "steps"),
     "steps": ("steps",), "blocks": ("attention",), "heads": ("attention",), "query": ("attention",),
-    "block": ("features",), "foreground": ("features",), "split": ("embedding",),
+    "block": ("features",), "foreground": ("features",), "within": ("features",),
+    "split": ("embedding",),
 }  # fmt: skip
 
 
@@ -48,18 +49,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--show", metavar="NAME", help="which of the method's pictures (default: pasted)")
     group.add_argument("--draw", type=int, metavar="I", help="which random masks (default: 0)")
     group = parser.add_argument_group("attention, features")
-    group.add_argument("--blocks", metavar="B,B", help="blocks whose attention is drawn, from 0, or 'all' (default: last)")
+    group.add_argument(
+        "--blocks", metavar="B,B", help="blocks whose attention is drawn, from 0, or 'all' (default: last)"
+    )
     group.add_argument(
         "--heads", metavar="H,H", help="heads from 0, 'all' or 'mean' (default: all; the mean where there are --blocks)"
     )
     group.add_argument(
         "--query", metavar="Q", help="who asks: class, mean (over patches) or ROW,COLUMN (default: class, else mean)"
     )
-    group.add_argument("--block", type=int, metavar="B", help="features after this block or pyramid level (default: end)")
+    group.add_argument(
+        "--block", type=int, metavar="B", help="features after this block or pyramid level (default: end)"
+    )
     group.add_argument(
         "--foreground", type=float, metavar="T",
         help="only patches whose first component, scaled to 0..1, is above T (-T: below)",
     )  # fmt: skip
+    group.add_argument(
+        "--within",
+        action="store_true",
+        default=None,
+        help="take each image's mean out first: differences inside images",
+    )
     group = parser.add_argument_group("embedding")
     group.add_argument("--split", choices=("train", "test"), help="default: test")
 
@@ -87,14 +98,11 @@ def run(args: argparse.Namespace) -> int:
     elif args.kind == "attention":
         picture, said = drawer.attention(blocks, heads, query)
     elif args.kind == "features":
-        picture, said = drawer.features(args.block, args.foreground)
+        picture, said = drawer.features(args.block, args.foreground, bool(args.within))
     else:
         picture, said = drawer.embedding(args.split or "test")
     path = args.output or (args.workdir or Path()) / f"{args.kind}.png"
-    try:
-        save_png(path, picture)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. Name another --output FILE.png.") from None
+    options.write_picture(path, lambda path: save_png(path, picture))
     print(f"{said}, written to {path}")
     return 0
 
@@ -105,7 +113,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"there is no picture '{args.kind}'. {nearest(args.kind, KINDS)}")
     for name, kinds in OWN.items():
         if getattr(args, name) is not None and args.kind not in kinds:
-            raise UserError(f"--{name} belongs to `mae_jax draw {' and '.join(kinds)}`; '{args.kind}' has no use for it.")
+            raise UserError(
+                f"--{name} belongs to `mae_jax draw {' and '.join(kinds)}`; '{args.kind}' has no use for it."
+            )
     if args.count is not None and args.count < 1:
         raise UserError(f"--count {args.count}: at least 1 expected.")
     if args.kind == "embedding" and args.images:
@@ -114,8 +124,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("a file of weights is of one step; give the --workdir of a run whose checkpoints to compare.")
     if args.kind == "steps" and args.step is not None:
         raise UserError("`draw steps` compares checkpoints: choose them by --steps N,N instead of --step.")
-    if args.output is not None and args.output.suffix.lower() != ".png":
-        raise UserError(f"--output {args.output}: pictures are written as PNG, so a name that ends in .png is expected.")
+    options.check_png(args.output)
 
 
 def _numbers(text: str | None, option: str, kind: type) -> list | None:

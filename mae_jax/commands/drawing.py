@@ -1,8 +1,9 @@
 """The pictures of `mae_jax draw`, of opened weights; apart from draw.py, which imports nothing heavy."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from mae_jax.eval.planes import drawn_input
 from mae_jax.eval.progress_sheets import RATIOS, at_ratio, possible, ratio_sheet, step_sheet
 from mae_jax.eval.reconstruct import reconstructor
 from mae_jax.eval.run import encoder
+from mae_jax.train.build import Run
 from mae_jax.train.checkpoint import saved_steps
 from mae_jax.train.feed import eval_batches
 from mae_jax.train.pictures import image_files, spread
@@ -77,9 +79,12 @@ class Drawer:
         return sheet, f"{_rows(batch)} sample(s) by the checkpoints of steps {', '.join(map(str, chosen))}"
 
     def attention(
-        self, blocks: Sequence[int] | str | None, heads: Sequence[int] | str | None, query: str | tuple[int, int] | None
+        self,
+        blocks: Sequence[int] | Literal["all"] | None,
+        heads: Sequence[int] | Literal["all", "mean"] | None,
+        query: attention_maps.Query | None,
     ) -> Drawn:
-        """Attention maps; see `attention_maps.attention_sheet`."""
+        """Attention maps: by default all heads of the last block, or the mean over heads of several blocks."""
         run = self.run
         with use_mesh(run.mesh):
             found = attention_maps.attended(
@@ -87,19 +92,21 @@ class Drawer:
             )
         images, caption = drawn_input(run.method, found.batch, run.colours)
         query = query or ("class" if found.prefix else "mean")
-        chosen = list(range(len(found.maps))) if blocks == "all" else [-1] if blocks is None else list(blocks)
-        one = len(chosen) == 1
-        picked = (None if one else []) if heads is None else None if heads == "all" else [] if heads == "mean" else heads
+        chosen = list(range(len(found.maps))) if blocks == "all" else list(blocks or (-1,))
+        if heads is None:
+            heads = "all" if len(chosen) == 1 else "mean"
+        named = [] if heads == "mean" else None if heads == "all" else list(heads)
         sheet = attention_maps.attention_sheet(
-            found, images, caption, blocks=chosen, heads=picked, mean=heads in (None, "all", "mean"), query=query
+            found, images, caption, blocks=chosen, heads=named, mean=heads in ("all", "mean"), query=query
         )
-        who = f"the patch at row {query[0]}, column {query[1]}" if isinstance(query, tuple) else {
-            "class": "the class token", "mean": "the patches (mean)"
-        }[query]  # fmt: skip
+        if isinstance(query, tuple):
+            who = f"the patch at row {query[0]}, column {query[1]}"
+        else:
+            who = {"class": "the class token", "mean": "the patches (mean)"}[query]
         names = ", ".join(str(b % len(found.maps)) for b in chosen)
         return sheet, f"attention of {who} in block(s) {names} of {len(found.maps)}, {len(images)} sample(s)"
 
-    def features(self, block: int | None, foreground: float | None) -> Drawn:
+    def features(self, block: int | None, foreground: float | None = None, within: bool = False) -> Drawn:
         """Principal components of patch features; see `feature_maps`."""
         run = self.run
         with use_mesh(run.mesh):
@@ -107,11 +114,12 @@ class Drawer:
                 run.method, run.augment, self.opened.state["params"], self.opened.rest, self._batch(), block
             )
         images, caption = drawn_input(run.method, prepared, run.colours)
-        found = feature_maps.colour(tokens, foreground)
+        found = feature_maps.colour(tokens, foreground, within)
         sheet = feature_maps.feature_sheet(found, grid, images, caption)
         share = 100 * float(found.share.sum())
+        inside = " within images" if within else ""
         front = "" if foreground is None else f", {100 * found.front.mean():.0f} % of the patches in front"
-        return sheet, f"{len(images)} sample(s), three components with {share:.0f} % of the variance{front}"
+        return sheet, f"{len(images)} sample(s), three components with {share:.0f} % of the variance{inside}{front}"
 
     def embedding(self, split: str) -> Drawn:
         """Pooled features of a split in the plane."""
@@ -146,12 +154,10 @@ class Drawer:
         return jax.device_get(dict(pictures))
 
 
-def _limited(run: Any, limit: int) -> Any:
-    import dataclasses
-
+def _limited(run: Run, limit: int) -> Run:
     config = run.config
-    least = min(limit, config.eval.limit or limit)
-    return dataclasses.replace(run, config=dataclasses.replace(config, eval=dataclasses.replace(config.eval, limit=least)))
+    changed = dataclasses.replace(config.eval, limit=min(limit, config.eval.limit or limit))
+    return dataclasses.replace(run, config=dataclasses.replace(config, eval=changed))
 
 
 def _rows(batch: Mapping[str, Any]) -> int:

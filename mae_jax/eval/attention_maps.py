@@ -12,11 +12,12 @@ from matplotlib import colormaps
 from mae_jax.core.errors import UserError
 from mae_jax.core.types import Batch, Params
 from mae_jax.eval.pictures import grid
-from mae_jax.eval.planes import drawn_input, enlarge, plane, readable
+from mae_jax.eval.planes import enlarge, plane, readable
 from mae_jax.methods.base import Method, Rest
 from mae_jax.nets.attention import record
 
 COLOURS = "inferno"
+Query = str | tuple[int, int]  # "class", "mean", or the row and column of a patch
 STRENGTH = 0.65  # share of the colour; the rest is the picture in grey
 
 
@@ -50,7 +51,7 @@ def attended(
     )  # what happens inside a loop, or is computed again, cannot be collected
 
     @jax.jit
-    def run(params: Params, rest: Rest, batch: Batch) -> tuple[list[Array], Array, Batch]:
+    def run(params: Params, rest: Rest, batch: Batch) -> tuple[list[Array], Batch]:
         prepared = prepare(batch)
         with record() as maps:
             features = plain.encode(params, rest, prepared)
@@ -68,7 +69,7 @@ def attended(
 
 
 def looks(
-    weights: Float[np.ndarray, "b h t t"], prefix: int, query: str | tuple[int, int], grid_: Sequence[int]
+    weights: Float[np.ndarray, "b h t t"], prefix: int, query: Query, grid_: Sequence[int]
 ) -> Float[np.ndarray, "b h n"]:
     """How much one query attends to each patch.
 
@@ -86,6 +87,8 @@ def looks(
         return weights[:, :, 0, prefix:]
     if query == "mean":
         return weights[:, :, prefix:, prefix:].mean(axis=2)
+    if isinstance(query, str):
+        raise UserError(f"--query {query}: 'class', 'mean' or a patch as ROW,COLUMN expected.")
     row, column = query
     if len(grid_) != 2 or not (0 <= row < grid_[0] and 0 <= column < grid_[1]):
         raise UserError(
@@ -112,7 +115,7 @@ def attention_sheet(
     blocks: Sequence[int] = (-1,),
     heads: Sequence[int] | None = None,
     mean: bool = True,
-    query: str | tuple[int, int] = "class",
+    query: Query = "class",
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A row per image (and block, where several heads of several blocks are asked): the input, then its maps.
 
@@ -156,7 +159,7 @@ def _index(number: int, count: int, what: str) -> int:
     return number % count
 
 
-def _laid(found: Attended, block: int, query: str | tuple[int, int]) -> Float[np.ndarray, "b h i j"]:
+def _laid(found: Attended, block: int, query: Query) -> Float[np.ndarray, "b h i j"]:
     weights, n = found.maps[block], int(np.prod(found.grid))
     if weights.shape[-1] != found.prefix + n:
         raise UserError(
@@ -169,7 +172,7 @@ def _laid(found: Attended, block: int, query: str | tuple[int, int]) -> Float[np
     return flat.reshape(b, h, *flat.shape[1:])
 
 
-def _marked(rows: list[list[Any]], query: str | tuple[int, int], grid_: Sequence[int]) -> list[list[Any]]:
+def _marked(rows: list[list[Any]], query: Query, grid_: Sequence[int]) -> list[list[Any]]:
     """The patch that asks, framed in the input."""
     if isinstance(query, str):
         return rows

@@ -1,6 +1,7 @@
 """Pooled features on their first two principal components, coloured by label."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -36,7 +37,7 @@ def embedding_plot(
     shown = np.sort(found[np.argsort(-counts, kind="stable")[:LEGEND]])
     rest = ~np.isin(data.labels, shown)
     size = float(np.clip(6000 / max(len(points), 1), 4, 24))
-    style = {"s": size, "linewidths": 0, "alpha": 0.8}
+    style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.8}
     if rest.any():
         name = f"{len(found) - len(shown)} other classes" if len(found) > len(shown) else "no label"
         axes.scatter(*points[rest].T, color=OTHER, label=name if len(shown) else None, **style)

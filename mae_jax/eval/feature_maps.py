@@ -75,10 +75,11 @@ class Coloured:
     front: Bool[np.ndarray, "b n"]
 
 
-def colour(tokens: Float[np.ndarray, "b n d"], foreground: float | None = None) -> Coloured:
+def colour(tokens: Float[np.ndarray, "b n d"], foreground: float | None = None, within: bool = False) -> Coloured:
     """Three principal components of all tokens of the batch.
 
     Args:
+      within: take each image's mean out first: what differs inside images, not between them.
       foreground: keep the tokens whose first component, scaled to [0, 1] over the batch, lies above this (a negative
         number -t: below t), and take the components of those alone (DINOv2, Sec. 7.3). Which side is the object is
         not known to the features: look, and choose.
@@ -87,6 +88,8 @@ def colour(tokens: Float[np.ndarray, "b n d"], foreground: float | None = None) 
       UserError: too few tokens, or a threshold that leaves too few.
     """
     b, n, d = tokens.shape
+    if within:
+        tokens = tokens - tokens.mean(axis=1, keepdims=True)
     flat = tokens.reshape(b * n, d)
     front = np.ones(b * n, bool)
     if foreground is not None:

@@ -19,7 +19,7 @@ COLUMNS = {  # key of Method.pictures -> caption
     "pasted": "visible + reconstructed",
 }
 CELL = 128  # smaller images are enlarged by a whole factor to at least this many pixels on their longer side
-LINE, FONT, MARGIN = 2, 11, 110  # separator, caption, and at most so much for the labels of rows, in pixels
+LINE, FONT, MARGIN = 2, 12, 110  # separator, caption, and at most so much for the labels of rows, in pixels
 BACKGROUND, INK, GREY = 255, 40, 128
 
 
@@ -179,12 +179,14 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "H W 3"], **
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Break a caption between words so that it fits its column."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+    """Break a caption between words so that it fits its column; its own line breaks stay."""
+    lines: list[str] = []
+    for part in text.split("\n"):
+        lines.append("")
+        for word in part.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and font.getlength(longer) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
     return "\n".join(lines)

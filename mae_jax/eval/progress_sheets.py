@@ -94,7 +94,7 @@ def _share(arrays: Mapping[str, np.ndarray], ratio: float) -> str:
     if not {"masked", "pasted", "reconstruction"} <= set(arrays):
         return ""
     share = float(hidden_pixels(arrays).mean())
-    return f" ({100 * share:.0f} % hidden)" if abs(share - ratio) > 0.005 else ""
+    return f"\n({100 * share:.0f} % hidden)" if abs(share - ratio) > 0.005 else ""
 
 
 def step_sheet(
