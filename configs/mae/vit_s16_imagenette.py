@@ -2,7 +2,7 @@ r"""MAE, ViT-S/16, Imagenette at 224 px, 200 epochs (":N" for N).
 
 Run:      mae_jax train --config configs/mae/vit_s16_imagenette.py \
               --workdir runs/imagenette --config.data.path=/data/imagenette2-320
-Hardware: one GPU and about 8 CPU cores. Estimated, not measured: 200 epochs are 7.4e16 FLOP, 0.3 to 0.7 h on an A100
+Hardware: one GPU and about 8 CPU cores. Estimated, not measured: 200 epochs are 7.2e16 FLOP, 0.3 to 0.6 h on an A100
           at 20 to 10 % of its peak. Nothing of this config has been run on a GPU.
 Expect:   published by stable-pretraining (benchmarks/imagenet10/RESULTS.md), not measured here: after 200 epochs
           kNN 72.1 % (k = 20) and linear probe 84.1 %, the best values of their online probes (ViT-S/16, batch 128 or
