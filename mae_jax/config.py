@@ -143,11 +143,12 @@ FREE_DATA = ("workers", "memory_mb", "max_bad")  # what changes no batch
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys in which two resolved configs differ in a way that would change the run, "key: old -> new".
 
-    A resumed run may change log, checkpoint, eval, mesh and what changes no batch (FREE_DATA), and train for longer.
+    A resumed run may change log, checkpoint, eval, transfer, mesh and what changes no batch (FREE_DATA), and train for
+    longer.
     """
     old, new = (json.loads(json.dumps(config)) for config in (old, new))  # tuples read like the lists in a file
     found = []
-    for section in sorted({*old, *new} - {"log", "checkpoint", "eval", "mesh"}):
+    for section in sorted({*old, *new} - {"log", "checkpoint", "eval", "transfer", "mesh"}):
         a, b = old.get(section, {}), new.get(section, {})
         for key in sorted({*a, *b}):
             free = section == "data" and key in FREE_DATA

@@ -4,7 +4,6 @@ The logits of a step are linear in its length, so a search along a direction nee
 trial after that is elementwise. An iteration therefore reads the features twice, whatever the search does.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from mae_jax.core.mesh import batch_sharding, replicated
+from mae_jax.core.mesh import batch_sharding
 
 MEMORY = 10  # pairs that L-BFGS remembers, as in SciPy and scikit-learn
 HIGHEST = lax.Precision.HIGHEST  # a TPU would multiply in bfloat16
@@ -87,7 +86,7 @@ class _State(NamedTuple):
     s: Array  # [MEMORY, e, c] the last steps, a ring
     t: Array  # [MEMORY, e, c] the changes of the gradient
     rho: Array  # [MEMORY] 1 / (s . t); 0: empty
-    count: Array
+    steps: Array
     done: Array
 
 
@@ -115,7 +114,7 @@ def _solve(problem: Problem, strength: Array, start: Array, tolerance: Array, it
         """A length that satisfies the Wolfe conditions (by bisection and doubling); (w, logits, value, slope, ok)."""
         along = logits_of(direction)
         slope = (state.gradient * direction).sum()
-        first = jnp.where(state.count == 0, 1.0 / jnp.maximum(jnp.abs(state.gradient).sum(), 1e-12), 1.0)
+        first = jnp.where(state.steps == 0, 1.0 / jnp.maximum(jnp.abs(state.gradient).sum(), 1e-12), 1.0)
         w2, wd, dd = (
             jnp.square(state.w[:-1]).sum(),
             (state.w[:-1] * direction[:-1]).sum(),
@@ -152,7 +151,7 @@ def _solve(problem: Problem, strength: Array, start: Array, tolerance: Array, it
         change = gradient - state.gradient
         product = (moved * change).sum()
         good = ok & (product > 1e-12 * jnp.square(change).sum())
-        at = state.count % MEMORY
+        at = state.steps % MEMORY
         put = lambda ring, new: ring.at[at].set(jnp.where(good, new, ring[at]))
         keep = lambda new, old: jnp.where(ok & (slope < 0), new, old)
         gradient = keep(gradient, state.gradient)
@@ -160,7 +159,7 @@ def _solve(problem: Problem, strength: Array, start: Array, tolerance: Array, it
         return _State(
             keep(w, state.w), keep(logits, state.logits), keep(value, state.value), gradient,
             put(state.s, moved), put(state.t, change), put(state.rho, 1.0 / jnp.where(good, product, 1.0)),
-            state.count + 1, done,
+            state.steps + 1, done,
         )  # fmt: skip
 
     logits = logits_of(start)
@@ -170,13 +169,13 @@ def _solve(problem: Problem, strength: Array, start: Array, tolerance: Array, it
         start, logits, value_of(logits, start), gradient, ring, ring, jnp.zeros(MEMORY), jnp.int32(0),
         jnp.abs(gradient).max() <= tolerance,
     )  # fmt: skip
-    state = lax.while_loop(lambda s: ~s.done & (s.count < iterations), step, state)
-    return Solution(state.w, jnp.abs(state.gradient).max(), state.count, entropy(state.logits, problem.held))
+    state = lax.while_loop(lambda s: ~s.done & (s.steps < iterations), step, state)
+    return Solution(state.w, jnp.abs(state.gradient).max(), state.steps, entropy(state.logits, problem.held))
 
 
 def _two_loops(state: _State) -> Array:
     """The inverse Hessian's estimate times the gradient (Nocedal and Wright, 2006, Algorithm 7.4)."""
-    order = (state.count - 1 - jnp.arange(MEMORY)) % MEMORY  # newest first; empty places have rho = 0
+    order = (state.steps - 1 - jnp.arange(MEMORY)) % MEMORY  # newest first; empty places have rho = 0
 
     def back(q: Array, i: Array) -> tuple[Array, Array]:
         alpha = state.rho[i] * (state.s[i] * q).sum()
