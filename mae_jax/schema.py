@@ -33,6 +33,7 @@ class Augment:
     normalise: Literal["fixed", "batch"] = "fixed"  # "batch": from mean +- 2 std of the batch to [0, 1] (CROMA)
     where: Literal["host", "device"] = "host"  # crop, resize and flip on the host, or inside the step (docs/augment.md)
     canvas: tuple[int, int] = (512, 512)  # "device": pictures travel on canvases of so many pixels, shrunk to fit
+    eval_crop: float = 0.875  # share of the resized image that evaluation cuts from its middle (224 of 256)
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"  # antialiased, unless the method says which
     randaugment: str | None = None  # RandAugment on the host by timm's grammar, as "rand-m9-mstd0.5-inc1"
     vertical_flip: bool = False  # exchange top and bottom of half of the images
@@ -79,6 +80,7 @@ class Optim:
     )  # (regular expression over parameter paths, multiplier of weight_decay); first match wins, all must match
     clip: float | None = None  # global-norm clipping of the gradient
     clip_groups: tuple[tuple[str, float], ...] = ()  # (regular expression over paths, norm): each group by itself
+    layer_decay: float = 1.0  # each block learns so much slower than the next (fine-tuning, train/optimizers.py)
     average: float = 0.0  # decay of a running average of the weights, kept for evaluation; 0: none
 
 
@@ -118,6 +120,40 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Training on labels from pretrained weights: `mae_jax finetune`, and trained protocols of `mae_jax evaluate`.
+
+    Where the default is None, the recipe says (transfer/recipes.py).
+    """
+
+    task: Literal["none", "finetune"] = "none"  # what a run of this config trains; a workdir's says what it was
+    init: str = ""  # which weights it started from, by name and content: filled in
+    classes: int = 0  # filled in from the data
+    recipe: str = "auto"  # "auto": by the encoder's width
+    labels_per_class: int | None = None  # so many records of each class; None: all. Holds for `evaluate` too
+    labels_seed: int = 0  # of their draw; the draw of fewer is part of that of more
+    pool: Literal["mean", "class", "plain_mean"] | None = None  # what the head reads (transfer/finetune.py)
+    head_std: float | None = None  # of the head's initial weights
+    epochs: float | None = None
+    steps: int | None = None  # in the place of epochs
+    warmup: float | None = None  # epochs; with `steps`, a share of them
+    batch: int | None = None
+    optimizer: str | None = None  # adamw, lamb, ...
+    learning_rate: float | None = None  # per 256
+    end_rate: float | None = None
+    weight_decay: float | None = None
+    layer_decay: float | None = None
+    drop_path: float | None = None
+    smoothing: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    erase: float | None = None
+    randaugment: str | None = None  # "": none
+    crop_scale: tuple[float, float] | None = None
+    average: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """How the computation is laid out; changes no result."""
 
@@ -149,6 +185,7 @@ class Config:
     train: Train
     checkpoint: Checkpoint
     eval: Eval
+    transfer: Transfer
     mesh: MeshConfig
     log: Log
 
@@ -163,5 +200,5 @@ class Config:
 
 SECTIONS: dict[str, type] = {
     "data": Data, "augment": Augment, "optim": Optim, "train": Train, "checkpoint": Checkpoint, "eval": Eval,
-    "mesh": MeshConfig, "log": Log,
+    "transfer": Transfer, "mesh": MeshConfig, "log": Log,
 }  # fmt: skip

@@ -19,6 +19,10 @@ MAY_IMPORT = {
     "data": {"data", "core.errors"},
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
     "train": FOUNDATION | MIDDLE | {"nets", "eval", "data", "config", "schema", "train", "methods.base", "teachers"},
+    "weights": {"core", "config", "schema", "interop", "train", "weights"},
+    "transfer": FOUNDATION
+    | MIDDLE
+    | {"nets", "eval", "data", "config", "schema", "train", "methods", "weights", "transfer"},
     "schema": set(),
     "config": {"core.errors", "data.sources", "methods", "nets", "schema"},
 }
