@@ -62,7 +62,7 @@ class Optim:
     name: str = "adamw"  # adamw, adam (weight decay inside the gradient), lamb, lars, sgd
     learning_rate: float = 1.5e-4  # before `scaling`
     scaling: Literal["linear", "sqrt", "none"] = "linear"  # peak = learning_rate * batch / 256 | sqrt(batch) / 4 | 1
-    schedule: Literal["cosine", "cosine_inclusive", "constant"] = "cosine"  # after warm-up (train/schedules.py)
+    schedule: Literal["cosine", "cosine_inclusive", "linear", "constant"] = "cosine"  # after warm-up (train/schedules.py)
     warmup: int = 0  # steps
     warmup_start: float = 0.0  # where the warm-up starts, as a share of the peak
     end_rate: float = 0.0  # the rate at the last step, as it is (not scaled)
@@ -126,7 +126,7 @@ class Transfer:
     Where the default is None, the recipe says (transfer/recipes.py).
     """
 
-    task: Literal["none", "finetune"] = "none"  # what a run of this config trains; a workdir's says what it was
+    task: Literal["none", "finetune", "segment"] = "none"  # what a run of this config trains; a workdir's says what it was
     init: str = ""  # which weights it started from, by name and content: filled in
     classes: int = 0  # filled in from the data
     recipe: str = "auto"  # "auto": by the encoder's width
@@ -151,6 +151,23 @@ class Transfer:
     randaugment: str | None = None  # "": none
     crop_scale: tuple[float, float] | None = None
     average: float | None = None
+    segment_head: Literal["linear", "upernet"] = "linear"  # on the frozen encoder, or with it (docs/segmentation.md)
+    segment_size: int | tuple[int, int] | None = None  # of training crops; None: the method's image size
+    segment_short: int | None = None  # shorter side to which images are brought first; None: as they are
+    segment_scale: tuple[float, float] = (0.5, 2.0)  # of the random resizing before the crop
+    segment_max_ratio: float = 0.75  # a crop in which one class has a larger share is drawn again
+    segment_photometric: bool = True  # random brightness, contrast, saturation and hue
+    segment_inference: Literal["slide", "whole"] = "slide"  # windows of segment_size, or whole images
+    segment_stride: int | tuple[int, int] | None = None  # of the windows; None: two thirds of their size
+    segment_steps: int | None = None  # None, here and below: the head's recipe says (transfer/segment_plan.py)
+    segment_batch: int | None = None
+    segment_rate: float | None = None  # as it is, whatever the batch
+    segment_weight_decay: float | None = None
+    segment_layer_decay: float | None = None
+    segment_drop_path: float | None = None
+    segment_channels: int = 512  # of UperNet's maps
+    segment_auxiliary: float = 0.4  # weight of UperNet's auxiliary loss; 0: no such head
+    segment_blocks: tuple[int, ...] = ()  # after which blocks UperNet reads; (): at each quarter of the depth
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,9 +93,7 @@ class UperNet(nn.Module):
         block = functools.partial(ConvNorm, self.channels, dtype=self.dtype)
         top = maps[-1]
         size = top.shape[1:3]
-        pooled = [
-            resized(block(1, name=f"pool{bins}")(adaptive_mean(top, bins), train=train), size) for bins in POOLS
-        ]
+        pooled = [resized(block(1, name=f"pool{bins}")(adaptive_mean(top, bins), train=train), size) for bins in POOLS]
         laterals = [block(1, name=f"lateral{i}")(x, train=train) for i, x in enumerate(maps[:-1])]
         laterals.append(block(3, name="bottleneck")(jnp.concatenate([top, *pooled], axis=-1), train=train))
         for i in reversed(range(len(laterals) - 1)):
