@@ -44,22 +44,30 @@ def start(run: Run, weights: Weights | None, fresh: State | None = None) -> Stat
     state = run.init() if fresh is None else dict(fresh)
     method = run.method
     assert isinstance(method, FineTune)
-    old = method.inner if weights is None else make_method(resolve(_plain(weights.config)))
+    state |= encoder({part: state[part] for part in ("params", "stats")}, method.inner, weights)
+    if run.averaging:
+        state["ema"]["average"] = jax.tree.map(jnp.copy, state["params"])
+    return state
+
+
+def encoder(fresh: dict[str, Any], inner: Method, weights: Weights | None) -> dict[str, Any]:
+    """`fresh` {"params", "stats"} with the arrays of `weights` in their places; None: as it is.
+
+    Positions are resampled where `inner` has another grid. Raises UserError: as `start`.
+    """
+    old = inner if weights is None else make_method(resolve(_plain(weights.config)))
     found = {} if weights is None else {**tree.flatten(weights.params)}
     statistics = {} if weights is None else tree.flatten(weights.stats)
     wrong: list[str] = []
-    params = _taken(state["params"], found, wrong, old, method.inner, scratch=weights is None)
-    stats = _taken(state["stats"], statistics, wrong, old, method.inner, scratch=weights is None)
+    params = _taken(fresh["params"], found, wrong, old, inner, scratch=weights is None)
+    stats = _taken(fresh["stats"], statistics, wrong, old, inner, scratch=weights is None)
     if wrong:
         source = "" if weights is None else f" in {weights.info.get('source', 'the file')}"
         raise UserError(
             f"the weights{source} do not fit the encoder in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. "
             f"Leave out what changes the model: of its sizes only method.image_size may change."
         )
-    state |= {"params": params, "stats": stats}
-    if run.averaging:
-        state["ema"]["average"] = jax.tree.map(jnp.copy, params)
-    return state
+    return {"params": params, "stats": stats}
 
 
 def _taken(

@@ -99,6 +99,7 @@ class Subset(Source):
     def __init__(self, sources: Sequence[Source], picks: Sequence[np.ndarray], splits: Sequence[str], expression: str):
         self.sources, self.splits, self.expression = tuple(sources), tuple(splits), expression
         labels, self.classes = united(self.sources)
+        self.segments = sources[0].segments
         firsts = np.append(0, np.cumsum([len(s) for s in sources]))  # of each source, among the records of all
         parts, pieces, start = [], [], 0
         for p, part in enumerate(sources[0].parts):
