@@ -54,7 +54,7 @@ def finetune_config(
     method = make_method(first)
     image = method.batch_spec.get("image")
     shape = None if image is None else image.shape
-    width = reach(method, READ["plain_mean"]).out.shape[-1]
+    width = reach(method, READ["normed_mean"]).out.shape[-1]
     transfer = filled(asked, choose(asked.recipe, width, shape))
     transfer = dataclasses.replace(transfer, task="finetune", init=init, classes=len(source.classes))
     large = shape is not None and max(shape[:2]) > 224

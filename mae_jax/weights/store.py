@@ -127,13 +127,12 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     if not path.is_file():
         raise UserError(f"{workdir} is no run: it has no config.json. Give the workdir of a `mae_jax train`.")
     config = json.loads(path.read_text())
-    if config.get("transfer", {}).get("task", "none") != "none":  # a finished fine-tuning run is its classifier
+    task = config.get("transfer", {}).get("task", "none")
+    if task != "none":  # a finished run of fine-tuning is the classifier that it wrote
         model = Path(workdir) / "model.safetensors"
         if step is not None or not model.is_file():
-            raise UserError(
-                f"{workdir} is a fine-tuning run{'' if model.is_file() else ' that is not finished'}: its classifier "
-                f"is {model}, which the same `mae_jax finetune` command writes at its end."
-            )
+            where = f"a finished run of fine-tuning has its weights in {model}"
+            raise UserError(f"{workdir} is a run of `mae_jax {task}` whose checkpoints hold no encoder by itself: {where}.")
         return read(model)
     saved: dict[str, Any] = {"stats": {}, "ema": {}} | restore_arrays(
         Path(workdir), step, subtree=("step", "params", "stats", "ema")
