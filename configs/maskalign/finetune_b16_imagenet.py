@@ -1,7 +1,7 @@
 r"""MaskAlign, ViT-B/16, fine-tuned on ImageNet-1k at 224 px: the published recipe, 100 epochs.
 
-Run:      mae_jax finetune --config configs/maskalign/finetune_b16_imagenet.py --workdir runs/maskalign_vit_b16_clip_b16 \
-              --out runs/finetune_maskalign_b16 --config.data.path=/data/imagenet
+Run:      mae_jax finetune --config configs/maskalign/finetune_b16_imagenet.py \
+              --workdir runs/maskalign_vit_b16_clip_b16 --out runs/maskalign_b16_ft --config.data.path=/data/imagenet
 Hardware: as MAE's ViT-B/16, 7 h 11 min on 32 V100 (facebookresearch/mae, FINETUNE.md); the authors give no time.
 Expect:   top-1 85.4 % (repository's model card: CLIP-B/16 as teacher, 200 epochs of pretraining).
 """

@@ -131,8 +131,10 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     if task != "none":  # a finished run of fine-tuning is the classifier that it wrote
         model = Path(workdir) / "model.safetensors"
         if step is not None or not model.is_file():
-            where = f"a finished run of fine-tuning has its weights in {model}"
-            raise UserError(f"{workdir} is a run of `mae_jax {task}` whose checkpoints hold no encoder by itself: {where}.")
+            raise UserError(
+                f"{workdir} is a run of `mae_jax {task}`, whose checkpoints hold no encoder by itself: a "
+                f"finished run of `mae_jax finetune` has its weights in {model}."
+            )
         return read(model)
     saved: dict[str, Any] = {"stats": {}, "ema": {}} | restore_arrays(
         Path(workdir), step, subtree=("step", "params", "stats", "ema")
