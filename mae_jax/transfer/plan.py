@@ -56,6 +56,8 @@ def finetune_config(
     shape = None if image is None else image.shape
     width = reach(method, READ["normed_mean"]).out.shape[-1]
     transfer = filled(asked, choose(asked.recipe, width, shape))
+    if asked.randaugment is None and (shape is None or shape[-1] != 3):
+        transfer = dataclasses.replace(transfer, randaugment="")  # it knows red, green and blue alone
     transfer = dataclasses.replace(transfer, task="finetune", init=init, classes=len(source.classes))
     large = shape is not None and max(shape[:2]) > 224
     recipe = sections(first, transfer, len(source), large)

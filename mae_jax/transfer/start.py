@@ -13,6 +13,7 @@ import numpy as np
 from mae_jax.config import make_method, resolve
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
+from mae_jax.core.mesh import replicated
 from mae_jax.methods.base import Method
 from mae_jax.schema import Transfer
 from mae_jax.tokens import positions
@@ -118,7 +119,8 @@ def as_weights(run: Run, params: Any, stats: Any, info: dict[str, Any], classes:
     """
     method = run.method
     assert isinstance(method, FineTune)
-    host = {path: np.asarray(x) for path, x in tree.flatten(jax.device_get(params)).items()}
+    here = jax.jit(lambda x: x, out_shardings=replicated(run.mesh))  # of several processes each has parts
+    host = {path: np.asarray(x) for path, x in tree.flatten(here(params)).items()}
     parts = {path.split("/")[0] for path in method.reach.params}
     missing = [p for p in tree.flatten(method.reach.all_params) if p.split("/")[0] in parts and p not in host]
 
@@ -133,7 +135,7 @@ def as_weights(run: Run, params: Any, stats: Any, info: dict[str, Any], classes:
     about = {"kind": "classifier", "norm_pix": None, "init": transfer["init"], "recipe": transfer["recipe"],
              "head": {"pool": method.pool, "classes": list(classes)}}  # fmt: skip
     return Weights(
-        _plain(run.config.to_dict()), tree.unflatten(encoder), jax.tree.map(np.asarray, jax.device_get(stats)),
+        _plain(run.config.to_dict()), tree.unflatten(encoder), jax.tree.map(np.asarray, here(stats)),
         head={"params": tree.unflatten(head)}, info=about | info,
     )  # fmt: skip
 

@@ -11,18 +11,23 @@ from tiny_methods import TINY, make
 
 from mae_jax import methods
 from mae_jax.augment import mixup
+from mae_jax.augment.normalise import normalise
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.interop.golden import read
 from mae_jax.interop.mae import classifier_rules
-from mae_jax.interop.names import import_weights
+from mae_jax.interop.names import export_weights, import_weights
 from mae_jax.interop.parity import gradient_norms
 from mae_jax.methods.mae import MAE
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.vit import Classifier
+from mae_jax.schema import Optim
 from mae_jax.train.build import sample_batch
-from mae_jax.train.optimizers import FINETUNE_DECAY, decay_multipliers, layer_scales
+from mae_jax.train.optimizers import FINETUNE_DECAY, decay_multipliers, layer_scales, make_optimizer
+from mae_jax.train.schedules import learning_rate
+from mae_jax.train.state import init_state
+from mae_jax.train.step import make_step
 from mae_jax.transfer.finetune import FineTune
 from mae_jax.transfer.reach import reach, used_inputs
 
@@ -163,3 +168,50 @@ def test_what_cannot_be_fine_tuned_is_refused():
         dataclasses.replace(classifier("mae"), classes=1).check()
     with pytest.raises(UserError, match="this encoder has none"):
         classifier("spark", pool="class").check()
+
+
+def test_ten_steps_are_torchs():
+    """Loss, rate, gradient and weights of the plain torch loop (tests/reference/finetune_torch.py)."""
+    golden = read(GOLDEN / "mae_finetune10.npz")
+    c, r = golden.config, golden.config["recipe"]
+    inner = MAE(
+        image_size=c["img_size"], patch=c["patch_size"], channels=c["in_chans"], dim=c["embed_dim"], depth=c["depth"],
+        heads=c["num_heads"], decoder_dim=4, decoder_depth=1, decoder_heads=1, positions="learned",
+    )  # fmt: skip
+    method = FineTune(inner=inner, classes=c["num_classes"], smoothing=r["smoothing"])
+    rules = classifier_rules(c["in_chans"], (c["patch_size"],) * 2)
+    sample = sample_batch(method, r["batch"])
+    template, _ = jax.eval_shape(method.init, jax.random.key(0), sample)
+    params, _ = import_weights(rules, golden.weights, template)
+    optim = Optim(
+        learning_rate=r["learning_rate"], scaling="none", warmup=r["warmup_steps"], end_rate=r["min_learning_rate"],
+        b1=r["beta1"], b2=r["beta2"], eps=r["eps"], weight_decay=r["weight_decay"], decay_rules=FINETUNE_DECAY,
+        layer_decay=r["layer_decay"],
+    )  # fmt: skip
+
+    def augment(batch, ctx):
+        image = mixup.mixup(normalise(batch["image"], (r["mean"],), (r["std"],)), batch["share"][0])
+        return {"image": image, "label": batch["label"], "label_partner": batch["label"][::-1],
+                "label_share": batch["share"]}  # fmt: skip
+
+    optimizer, rate = make_optimizer(optim, params), learning_rate(optim, r["batch"], r["steps"])
+    step = jax.jit(make_step(method, optimizer, rate, augment, seed=0))
+    state = init_state(method, optimizer, jax.random.key(0), sample)
+    state |= {"params": jax.tree.map(jnp.asarray, params)}
+    history = []
+    with jax.default_matmul_precision("highest"):
+        for i in range(r["steps"]):
+            image = jnp.asarray(golden.inputs["imgs"][i]).transpose(0, 2, 3, 1)
+            share = jnp.full(r["batch"], golden.inputs["shares"][i])
+            label = jnp.asarray(golden.inputs["labels"][i], jnp.int32)
+            state, metrics = step(state, {}, {"image": image, "label": label, "share": share})
+            history.append(metrics)
+    out = golden.outputs
+    for ours, theirs in (("loss", "loss"), ("lr", "lr"), ("grad_norm", "gradient_norm")):
+        np.testing.assert_allclose([m[ours] for m in history], out[theirs], rtol=1e-5, atol=1e-9, err_msg=ours)
+    for name, tensor in export_weights(rules, state["params"]).items():
+        start = golden.weights[name].astype(np.float64)
+        if not name.endswith("qkv.bias"):  # the keys' gradient is rounding noise, which Adam may amplify
+            np.testing.assert_allclose(np.linalg.norm(tensor - start), out[f"moved/{name}"], rtol=1e-3, err_msg=name)
+        if f"final/{name}" in out:
+            np.testing.assert_allclose(tensor, out[f"final/{name}"], atol=2e-5, err_msg=name)
