@@ -104,7 +104,7 @@ def official(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: s
             "decoder_heads": hints.heads_of(decoder_dim, "decoder_"),
         }  # fmt: skip
     absent = _absent_biases(tensors, "blocks.0.attn.qkv.bias")
-    if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
+    if "norm.weight" not in tensors and ("fc_norm.weight" in tensors or hints.encoder_only):
         absent |= {"encoder/norm/": "the head norms the pooled tokens instead: ours scales by 1 and shifts by 0"}
     left_out = {}
     if any(name.startswith("attn_pool.") for name in tensors):

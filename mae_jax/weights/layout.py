@@ -1,7 +1,6 @@
 """Our weights in other libraries' layouts: tensors by their names, and the configs beside them."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -213,12 +212,12 @@ def _sizes(weights: Weights, to: str) -> tuple[Sizes, dict[str, Any]]:
 def _tensors(rules: Rules, s: Sizes, weights: Weights, encoder: str, decoder: str = "") -> dict[str, np.ndarray]:
     """Their names; `encoder` and `decoder` are their position tables' names."""
     flat = tree.flatten({"params": weights.params, "head": weights.head or {}})
-    absent = weights.info.get("absent") or {}
-    flat = {p: np.asarray(x) for p, x in flat.items() if not any(re.match(f"params/{a}", p) for a in absent)}
+    if any(path.endswith("qkv/bias") for path in weights.info.get("absent") or {}):
+        flat = {p: x for p, x in flat.items() if not p.endswith("/attn/qkv/bias")}  # zeros that we put there
     head_stats = [p for p in flat if p.startswith("head/stats/")]
     if head_stats:
         raise UserError(f"the head has statistics ({', '.join(head_stats)}), for which the layout has no place.")
-    if s.dim and weights.head is not None and weights.info["head"]["pool"] == "mean":
+    if weights.head is not None and weights.info["head"]["pool"] == "mean":
         flat = {p: x for p, x in flat.items() if not p.startswith("params/encoder/norm/")}  # replaced by fc_norm
     tensors = export_weights(rules, tree.unflatten(flat), constants=True)
     fixed = {rule.theirs for rule in rules if isinstance(rule, Constant)}

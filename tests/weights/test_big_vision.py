@@ -45,7 +45,7 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, x):
         if self.scan:
-            stack = nn.scan(Block, {"params": 0}, {"params": True}, length=DEPTH)
+            stack = nn.scan(Block, {"params": 0}, split_rngs={"params": True}, length=DEPTH)
             x, _ = stack(name="encoderblock")(x, None)
         else:
             for i in range(DEPTH):
