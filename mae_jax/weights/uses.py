@@ -58,11 +58,8 @@ def describe(weights: Weights) -> str:
     if info.get("published"):
         by = " (by its name: no hash of it is published)" if info.get("known_by") == "name" else ""
         lines.append(f"is         {info['published']}{by}, {info['url']}")
-    if "dim" in method:
-        lines.append(
-            f"network    {method['name']}: width {method['dim']}, depth {method['depth']}, heads {method['heads']}, "
-            f"patch {method['patch']}, {method['image_size']} pixels, {method['channels']} channel(s)"
-        )
+    sizes = ", ".join(f"{key} {method[key]}" for key in SIZES if key in method)
+    lines.append(f"network    {method['name']}: {sizes}")
     if info.get("positions"):
         lines.append(f"positions  {ORDERS[info['positions']]}")
     if weights.kind == "pretraining" and "norm_pix" in method:
@@ -71,9 +68,8 @@ def describe(weights: Weights) -> str:
     if weights.head is not None:
         head = info["head"]
         assumed = " (assumed: the file does not say; --pool)" if head.get("assumed") else ""
-        lines.append(
-            f"head       {weights.head['params']['head']['kernel'].shape[1]} classes, reads {POOLS[head['pool']]}{assumed}"
-        )
+        classes = weights.head["params"]["head"]["kernel"].shape[1]
+        lines.append(f"head       {classes} classes, reads {POOLS[head['pool']]}{assumed}")
     if "mean" in weights.config.get("augment", {}):
         augment = weights.config["augment"]
         how = {"assumed": " (ASSUMED: the file does not say; --mean, --std)"}.get(info.get("colours", ""), "")
@@ -89,6 +85,7 @@ def describe(weights: Weights) -> str:
     return "\n".join(lines)
 
 
+SIZES = ("dim", "dims", "depth", "depths", "heads", "patch", "image_size", "volume_size", "channels")  # of methods
 POOLS = {
     "mean": "the mean of the patch tokens before the last norm, then a norm of its own",
     "plain_mean": "the mean of the patch tokens after the last norm",
