@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mae_jax.config import load, resolve
 from mae_jax.core.errors import UserError
@@ -86,6 +88,20 @@ def opened(args: argparse.Namespace):
         raise UserError(f"{args.workdir} is no run: it has no config.json. Give the --workdir of a `mae_jax train`.")
     compile_cache()
     return open_(args.workdir or args.weights, args.overrides, step=args.step)
+
+
+def check_png(path: Path | None) -> None:
+    """Raise UserError where a picture's --output is no .png."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise UserError(f"--output {path}: pictures are written as PNG, so a name that ends in .png is expected.")
+
+
+def write_picture(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write(path)`; a directory that cannot be written is a UserError."""
+    try:
+        write(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}. Name another --output FILE.png.") from None
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

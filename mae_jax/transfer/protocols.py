@@ -23,4 +23,10 @@ def lazily(module: str, function: str) -> Trained:
 TRAINED: dict[str, tuple[str, Trained]] = {
     "linear_paper": ("linear probe (paper)", lazily("linear", "linear_paper")),
     "attentive": ("attentive probe", lazily("attentive", "attentive")),
+    "finetune": ("fine-tuning", lazily("task", "finetune_protocol")),
+    "segment": ("segmentation, linear (mIoU)", lazily("segment", "linear_protocol")),
+    "segment_upernet": ("segmentation, UperNet (mIoU)", lazily("segment", "upernet_protocol")),
+    "classify": ("its own head", lazily("task", "classify_protocol")),
 }
+
+PIXELS = frozenset({"segment", "segment_upernet"})  # these read a class per pixel, all others one per record
