@@ -191,7 +191,7 @@ class Transfer:
     probe_attentive_epochs: float = 20.0  # attentive
     probe_attentive_warmup: float = 2.0
     probe_attentive_batch: int = 1024
-    probe_attentive_learning_rate: float = 2.5e-4  # per 256
+    probe_attentive_learning_rate: float = 5e-4  # per 256
     probe_attentive_weight_decay: float = 0.05
     probe_attentive_heads: int = 0  # of the query's attention; 0: one per 64 channels
 
