@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
     "train": FOUNDATION | MIDDLE | {"nets", "eval", "data", "config", "schema", "train", "methods.base", "teachers"},
     "testing": FOUNDATION | MIDDLE | {"nets", "methods.base", "train", "testing"},
+    "library": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "schema", "library"},
+    "api": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "library"},
     "schema": set(),
     "config": {"core.errors", "core.modules", "data.sources", "methods", "nets", "schema"},
 }

@@ -8,7 +8,17 @@ import mae_jax
 from mae_jax.commands.options import Help, split_overrides
 from mae_jax.core.errors import UserError, nearest
 
-VERBS = ("prepare", "data", "train", "evaluate", "reconstruct", "list", "parity", "new")  # in the order of a user's day
+VERBS = (
+    "prepare",
+    "data",
+    "train",
+    "evaluate",
+    "reconstruct",
+    "embed",
+    "list",
+    "parity",
+    "new",
+)  # in the order of a user's day
 
 DESCRIPTION = "Self-supervised pretraining by masking, on JAX."
 

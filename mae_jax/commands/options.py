@@ -3,11 +3,12 @@
 import argparse
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 from mae_jax.config import load, resolve
-from mae_jax.core.errors import UserError
+from mae_jax.core.errors import UserError, nearest
 from mae_jax.schema import Config
 
 OVERRIDES_HELP = """\
@@ -86,6 +87,20 @@ def opened(args: argparse.Namespace):
         raise UserError(f"{args.workdir} is no run: it has no config.json. Give the --workdir of a `mae_jax train`.")
     compile_cache()
     return open_(args.workdir or args.weights, args.overrides, step=args.step)
+
+
+def source_name(text: str) -> tuple[str, str]:
+    """(name of the source, its path or "") of SOURCE:PATH; a directory alone is a folder."""
+    from mae_jax.data.sources import SOURCES
+
+    name, colon, path = text.partition(":")
+    if not colon and name in SOURCES and not Path(text).exists():
+        return name, ""
+    if not colon or (name not in SOURCES and (Path(text).exists() or not re.fullmatch(r"\w+", name))):
+        return "folder", text
+    if name not in SOURCES:
+        raise UserError(f"There is no data source '{name}'. {nearest(name, SOURCES)}")
+    return name, path
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

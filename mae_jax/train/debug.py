@@ -112,7 +112,9 @@ def told(found: Finding) -> str:
 
 def shapes(run: Run, state: State, host: Mapping[str, Any], batch: Batch) -> str:
     """Tables of parameters by part, of the batch, and of what `encode` and `loss` make of it."""
-    rows = [(name, f"{len(found)}", f"{tree.size(found):,}") for name, found in parts(state["params"]).items()]
+    rows: list[tuple[str, ...]] = [
+        (name, f"{len(found)}", f"{tree.size(found):,}") for name, found in parts(state["params"]).items()
+    ]
     text = [_table([("part", "arrays", "parameters"), *rows])]
     step = int(state["step"])
     ctx = Context(jax.random.key(run.config.train.seed), step, plan=run.method.plan(step), steps=run.config.train.steps)
