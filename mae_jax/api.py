@@ -22,7 +22,7 @@ from mae_jax.core.mesh import use_mesh
 from mae_jax.core.types import Features
 from mae_jax.eval.features import check_pool
 from mae_jax.eval.features import pool as pool_
-from mae_jax.eval.pictures import denormalise
+from mae_jax.eval.pictures import COLUMNS, denormalise
 from mae_jax.library.images import Images, Input, Size, sized
 from mae_jax.library.results import Attention, Classification, Encoding, Reconstruction
 from mae_jax.nets.attention import record
@@ -91,16 +91,9 @@ class Model:
 
     def __repr__(self) -> str:
         reads = ", ".join(f"{name} {'x'.join(map(str, s.shape))}" for name, s in self.method.batch_spec.items())
-        can = [
-            "encode",
-            "attention",
-            *(["reconstruct"] if self._whole else []),
-            *(["classify"] if self.classes else []),
-        ]
-        return (
-            f"<mae_jax.Model {self.method.name}, {tree.size(self.params):,} parameters from {self.info.get('source')}, "
-            f"reads {reads}; can {can}>"
-        )
+        can = "encode, attention" + ", reconstruct" * self._whole + ", classify" * bool(self.classes)
+        size = f"{tree.size(self.params):,} parameters"
+        return f"<mae_jax.Model {self.method.name}, {size} from {self.info.get('source')}; reads {reads}; can {can}>"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -221,7 +214,8 @@ class Model:
             raise UserError(f"{own_way}.")
         if not drawn:
             raise UserError(f"the method '{method.name}' predicts nothing that can be drawn as an image.")
-        pictures = {name: self._colours(picture) for name, picture in drawn.items()}
+        order = sorted(drawn, key=lambda name: [*COLUMNS, name].index(name))  # jit has sorted them by name
+        pictures = {name: self._colours(drawn[name]) for name in order}
         return Reconstruction(pictures, seen.get("hidden"), seen.get("pred"), seen)
 
     def classify(

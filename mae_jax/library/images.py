@@ -26,7 +26,7 @@ class Images:
 
     Args:
       given: an array [h, w, c] or [n, h, w, c] ([h, w] or [n, h, w] too where the network reads one channel); a PIL
-        image, a path, the bytes of a file; a list of these; or {leaf: array [n, ...]} for methods that read other things.
+        image, a path, the bytes of a file; a list of these; or {leaf: array [n, ...]} for methods that read others.
       spec: what the network reads.
       prepare: False: arrays go in as they are.
 
@@ -89,7 +89,7 @@ class Images:
         ):
             found = sorted({x.shape for x in arrays})
             raise UserError(
-                f"preprocess=False: '{name}' of shapes {found[:3]}; expected ready arrays [n, {_axes(leaf)}] of one size."
+                f"preprocess=False: '{name}' of shapes {found[:3]}; arrays [n, {_axes(leaf)}] of one size expected."
             )
         stacked = np.stack(arrays)
         if is_image(name) and not np.issubdtype(stacked.dtype, np.floating):
