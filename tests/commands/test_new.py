@@ -145,8 +145,10 @@ def test_what_new_writes_runs_at_once(tmp_path, monkeypatch, capsys):
     assert method.count("\n") < 120 and "class MyIdea(Method)" in method
     raw, title = load("my_idea/configs/tiny.py")
     assert title.startswith("my_idea on scikit-learn's")
-    quick = ["train.steps=2", "method.dim=16", "method.depth=1", "method.decoder_dim=8", "method.decoder_depth=1",
-             "train.batch=16", "optim.warmup=1", "eval.every=0", "eval.protocols=()", "log.tensorboard=False"]  # fmt: skip
+    quick = [
+        "train.steps=2", "method.dim=16", "method.depth=1", "method.decoder_dim=8", "method.decoder_depth=1",
+        "train.batch=16", "optim.warmup=1", "eval.every=0", "eval.protocols=()", "log.tensorboard=False",
+    ]  # fmt: skip
     argv = ["train", "--config", "my_idea/configs/tiny.py", "--workdir", "run", *(f"--config.{o}" for o in quick)]
     assert main(argv) == 0 and Path("run/pictures/step_00000002.png").is_file()
     assert json.loads(Path("run/config.json").read_text())["method"]["name"] == str(tmp_path / "my_idea/my_idea.py")
