@@ -121,9 +121,9 @@ class Model:
           UserError: images that cannot be read or do not fit, by name.
         """
 
-        encode = lambda params, rest, x, rows: _lean(self.method.encode(params, rest, x))
-        f = self._over("encode", encode, images, size, preprocess, batch)
-        return Encoding(f.tokens, f.normed, f.prefix, f.grid, f.valid, f.parts)
+        encode = lambda params, rest, x, rows: _plain(self.method.encode(params, rest, x))
+        out = self._over("encode", encode, images, size, preprocess, batch)
+        return Encoding(**out | {"grid": _grid(out)})
 
     def embed(
         self, images: Input, pool: str = "mean", *, size: Size | None = None, preprocess: bool = True, batch: int = 64
@@ -146,13 +146,13 @@ class Model:
 
         def attend(params, rest, x, rows):
             with record() as maps:
-                features = _lean(method.encode(params, rest, x))
-            return tuple(maps), dataclasses.replace(features, tokens=features.tokens[:, :, :0])
+                features = _plain(method.encode(params, rest, x))
+            return tuple(maps), {name: features[name] for name in ("prefix", "grid")}
 
         maps, features = self._over("attention", attend, images, size, preprocess, batch)
         if not maps:
             raise UserError(f"the encoder of '{self.method.name}' has no self-attention to show.")
-        return Attention(maps, features.prefix.shape[1], features.grid)
+        return Attention(maps, features["prefix"].shape[1], _grid(features))
 
     def reconstruct(
         self,
@@ -290,9 +290,21 @@ def _fetched(out: Any) -> Any:
     return jax.tree.map(lambda x: floats(np.asarray(x)), jax.device_get(out))
 
 
-def _lean(features: Features) -> Features:
-    """Without what the results do not hold."""
-    return dataclasses.replace(features, levels=(), hidden=(), stats=None)
+def _plain(f: Features) -> dict[str, Any]:
+    """The fields of an `Encoding`; the grid once per row, since only arrays leave a jitted function."""
+    grid = jnp.tile(jnp.asarray(f.grid, jnp.int32)[None], (f.tokens.shape[0], 1))
+    return {
+        "tokens": f.tokens,
+        "normed": f.normed,
+        "prefix": f.prefix,
+        "grid": grid,
+        "valid": f.valid,
+        "parts": f.parts,
+    }
+
+
+def _grid(out: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(n) for n in out["grid"][0])
 
 
 def _mask(mask: Any, n: int) -> np.ndarray:
