@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             "\nthen `python tests/commands/golden_texts.py`, and what else ARCHITECTURE.md lists (How to add a method)."
         )
     else:
-        print(f"\nwhat is yours to change is marked:  YOUR MASKING, YOUR TARGET and YOUR LOSS in {method}.")
+        print(f"\nwhat is yours to change is marked: YOUR MASKING, YOUR TARGET and YOUR LOSS in {method}.")
     return 0
 
 

@@ -111,7 +111,7 @@ def test_a_module_and_an_installed_package(tmp_path, monkeypatch):
             "m.py:A'",
         ),
         ("m.py:C", "from mae_jax.methods.mae import MAE\nclass A(MAE):\n  name='a'", "there is no 'C' in it"),
-        ("m.py:x", "x = 1", "is 1: no class"),
+        ("m.py:x", "x = 1", "is 1, which is no class"),
         ("no_such_package.mod", None, "Python finds no module 'no_such_package'"),
         ("mea", None, "Did you mean 'mae'?"),
     ],
