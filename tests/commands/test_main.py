@@ -14,7 +14,14 @@ from mae_jax.commands.options import split_overrides
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
-    "train": ("--config FILE.py[:ARG]", "--workdir DIR", "--config.SECTION.KEY=VALUE", "--coordinator", "--process-id"),
+    "train": (
+        "--config FILE.py[:ARG]",
+        "--workdir DIR",
+        "--debug [STEPS]",
+        "--config.SECTION.KEY=VALUE",
+        "--coordinator",
+        "--process-id",
+    ),
     "evaluate": ("--workdir DIR", "--protocols A,B", "--step N", "--output", "--config.SECTION.KEY=VALUE"),
     "reconstruct": (
         "--workdir DIR",
@@ -26,6 +33,8 @@ OPTIONS = {
         "--config.SECTION.KEY=VALUE",
     ),
     "convert": ("SRC", "DST", "--list", "--to FORMAT", "--as", "--norm-pix", "--heads N", "--name NAME"),
+    "embed": ("--workdir DIR", "--weights F", "--source SRC", "--out FILE", "--pool HOW", "--tokens", "--batch N"),
+    "new": ("NAME", "--dir DIR", "--in-repo"),
     "list": ("--configs DIR",),
     "parity": ("FILE.npz", "--json", "--tolerance T"),
     "data": ("--config FILE.py", "--output FILE.png", "--moments N", "--json FILE.json"),
