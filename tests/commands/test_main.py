@@ -22,6 +22,7 @@ OPTIONS = {
         "--coordinator",
         "--process-id",
     ),
+    "finetune": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE.py[:ARG]", "--step N"),
     "evaluate": ("--workdir DIR", "--protocols A,B", "--step N", "--output", "--config.SECTION.KEY=VALUE"),
     "reconstruct": (
         "--workdir DIR",
