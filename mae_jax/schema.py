@@ -62,7 +62,7 @@ class Optim:
     name: str = "adamw"  # adamw, adam (weight decay inside the gradient), lamb, lars, sgd
     learning_rate: float = 1.5e-4  # before `scaling`
     scaling: Literal["linear", "sqrt", "none"] = "linear"  # peak = learning_rate * batch / 256 | sqrt(batch) / 4 | 1
-    schedule: Literal["cosine", "cosine_inclusive", "linear", "constant"] = "cosine"  # after warm-up (train/schedules.py)
+    schedule: Literal["cosine", "cosine_inclusive", "linear", "constant"] = "cosine"  # train/schedules.py
     warmup: int = 0  # steps
     warmup_start: float = 0.0  # where the warm-up starts, as a share of the peak
     end_rate: float = 0.0  # the rate at the last step, as it is (not scaled)
@@ -126,7 +126,7 @@ class Transfer:
     Where the default is None, the recipe says (transfer/recipes.py).
     """
 
-    task: Literal["none", "finetune", "segment"] = "none"  # what a run of this config trains; a workdir's says what it was
+    task: Literal["none", "finetune", "segment"] = "none"  # what a run of this config trains; filled in
     init: str = ""  # which weights it started from, by name and content: filled in
     classes: int = 0  # filled in from the data
     recipe: str = "auto"  # "auto": by the encoder's width

@@ -8,7 +8,8 @@ import mae_jax
 from mae_jax.commands.options import Help, split_overrides
 from mae_jax.core.errors import UserError, nearest
 
-VERBS = ("prepare", "data", "train", "finetune", "segment", "evaluate", "reconstruct", "list", "parity")  # in the order of a user's day
+# In the order of a user's day.
+VERBS = ("prepare", "data", "train", "finetune", "segment", "evaluate", "reconstruct", "list", "parity")
 
 DESCRIPTION = "Self-supervised pretraining by masking, on JAX."
 

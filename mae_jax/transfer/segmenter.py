@@ -81,9 +81,7 @@ class Segmenter(Method):
         if self.reach.ema or self.reach.frozen:
             raise UserError(f"'{self.inner.name}' encodes with a teacher, which segmentation does not know.")
         if self.blocks and len(self.blocks) != 4:
-            raise UserError(
-                f"transfer.segment_blocks={self.blocks}: four numbers of blocks expected, or () for quarters."
-            )
+            raise UserError(f"transfer.segment_blocks={self.blocks}: four numbers of blocks, or () for quarters.")
         if self.auxiliary < 0 or self.channels < 1:
             raise UserError(
                 f"transfer.segment_auxiliary={self.auxiliary} and segment_channels={self.channels}: at least 0 and 1."
