@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_methods import TINY
 
 from mae_jax import methods
 from mae_jax.config import resolve
@@ -26,7 +27,6 @@ from mae_jax.transfer.segment_eval import Inference, SegmentationScores, classes
 from mae_jax.transfer.segment_plan import build_segment, segment_config, start
 from mae_jax.transfer.segmenter import Segmenter, pyramid, quarters, reader
 from mae_jax.weights.store import Weights
-from tiny_methods import TINY
 
 METHOD = dict(
     name="mae", image_size=16, patch=4, dim=16, depth=2, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2
