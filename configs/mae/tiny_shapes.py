@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
             ),
             data=dict(source="shapes", length=8192),
             augment=dict(crop_scale=None, flip=True),
-            optim=dict(learning_rate=8e-3, warmup=80, weight_decay=0.05),
-            train=dict(steps=800, batch=32, seed=0),
-            checkpoint=dict(every=400),
+            optim=dict(learning_rate=8e-3, warmup=60, weight_decay=0.05),
+            train=dict(steps=600, batch=32, seed=0),
+            checkpoint=dict(every=300),
             log=dict(every=50, pictures_every=0, pictures=6),
         )
     )  # fmt: skip

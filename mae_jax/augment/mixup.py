@@ -47,6 +47,7 @@ def soft_targets(
       lam: one for all, or one per sample.
       partners: the labels of the partners; None: the labels reversed.
     """
+
     def smooth(labels: Int[Array, " b"]) -> Float[Array, "b {classes}"]:
         return jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
 

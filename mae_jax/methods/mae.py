@@ -46,6 +46,7 @@ class MAE(Method):
       norm_eps: of every layer norm.
       positions: of the encoder: "sincos", the paper's fixed table; "learned", a parameter of `image_size`'s grid,
         which other sizes interpolate (published classifiers; fine-tuning). The decoder's are always fixed.
+      activation: of the MLPs: "gelu", exact; "gelu_tanh", approximated, as in big_vision's and JAX's own ViTs.
     """
 
     name: ClassVar[str] = "mae"
@@ -65,6 +66,7 @@ class MAE(Method):
     norm_pix: bool = False
     norm_eps: float = 1e-6
     positions: Literal["sincos", "learned"] = "sincos"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
 
     @property
     def batch_spec(self) -> Mapping[str, Leaf]:
@@ -77,15 +79,16 @@ class MAE(Method):
     @property
     def encoder(self) -> Encoder:
         shape = Transformer(
-            self.dim, self.depth, self.heads, self.mlp_ratio, norm_eps=self.norm_eps, compute=self.compute
-        )
+            self.dim, self.depth, self.heads, self.mlp_ratio, norm_eps=self.norm_eps, activation=self.activation,
+            compute=self.compute,
+        )  # fmt: skip
         return Encoder(shape, sizes(self.patch), self.class_token, positions=self.positions, grid=self.grid)
 
     @property
     def decoder(self) -> Decoder:
         shape = Transformer(
             self.decoder_dim, self.decoder_depth, self.decoder_heads, self.mlp_ratio, norm_eps=self.norm_eps,
-            compute=self.compute,
+            activation=self.activation, compute=self.compute,
         )  # fmt: skip
         return Decoder(shape, out=math.prod(sizes(self.patch)) * self.channels)
 

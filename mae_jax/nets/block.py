@@ -28,7 +28,8 @@ class Transformer:
       qkv_bias, qk_scale: of attention (nets/attention.py).
       norm_eps: of every layer norm.
       layer_scale: what the factors `gamma1`, `gamma2` of the two branches start from; None: there are none (CaiT).
-      activation: of the MLP: "gelu", exact; "quick_gelu", x sigmoid(1.702 x) (CLIP).
+      activation: of the MLP: "gelu", exact; "gelu_tanh", its tanh approximation (Flax's default); "quick_gelu",
+        x sigmoid(1.702 x) (CLIP).
       kernel_init: of every linear layer.
     """
 
@@ -40,7 +41,7 @@ class Transformer:
     qk_scale: float | None = None
     norm_eps: float = 1e-6
     layer_scale: float | None = None
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
     kernel_init: Initializer = xavier
     compute: Compute = Compute()
 
@@ -54,12 +55,13 @@ def check_width(dim: int, heads: int, axes: int = 0, part: str = "") -> None:
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact (erf) GELU between."""
+    """Two linear layers with an activation between, by default an exact (erf) GELU."""
 
     hidden: int
     dtype: Any = jnp.float32
@@ -207,7 +209,14 @@ def drop_path(noise: Float[Array, "b depth k"], rate: float) -> Float[Array, "b 
 
 
 def drop_paths(
-    ctx: Context | None, compute: Compute, depth: int, b: int, train: bool, *, branches: int = 2, name: str = "drop_path"
+    ctx: Context | None,
+    compute: Compute,
+    depth: int,
+    b: int,
+    train: bool,
+    *,
+    branches: int = 2,
+    name: str = "drop_path",
 ) -> Float[Array, "b depth branches"] | None:
     """The multipliers of `Method.encode` in training: drawn per row of the global batch; None where nothing drops."""
     if ctx is None or not train or not compute.drop_path:

@@ -14,16 +14,15 @@ from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import replicated
 from mae_jax.data.batches import Problems
 from mae_jax.data.pipeline import fingerprint
-from mae_jax.eval.pictures import save_png
-from mae_jax.eval.probes import results_json, table
-from mae_jax.eval.reconstruct import draw_grid, reconstructor
+from mae_jax.eval.reconstruct import reconstructor
+from mae_jax.eval.report import full_json, results_json
 from mae_jax.methods.base import Method
 from mae_jax.schema import Config
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
 from mae_jax.train.hardware import mfu
-from mae_jax.train.pictures import spread
+from mae_jax.train.pictures import save_step, spread
 from mae_jax.train.plots import plot_run
 from mae_jax.train.probing import Probes
 from mae_jax.train.progress import Progress
@@ -237,9 +236,7 @@ class Loop:
         batch = spread(self.built, self.test, self.config.log.pictures)
         drawn = self.pictures(state["params"], rest_of(state, self.built.frozen), batch, 0)
         if drawn and jax.process_index() == 0:
-            picture = draw_grid(drawn, self.built.colours, self.config.log.pictures)
-            save_png(self.workdir / "pictures" / f"step_{step:08d}.png", picture)
-            self.writers.images(step, "reconstruction", picture)
+            self.writers.images(step, "reconstruction", save_step(self.built, self.workdir, step, drawn))
 
     def save(self, step: int, state: State) -> None:
         """Start saving a checkpoint; `data.position` is the number of the next batch."""
@@ -296,14 +293,16 @@ def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State
 
 
 def report(probes: Probes, state: State, workdir: Path) -> None:
-    """The table at the end: to the screen and as results.json."""
+    """The tables at the end: to the screen, as results.json, and with all details as results_full.json."""
     if not probes.protocols:
         return
-    results = probes.final(state)
+    found = probes.final(state)
     if jax.process_index() == 0:
-        path = workdir / "results.json"
-        path.write_text(json.dumps(results_json(results), indent=2) + "\n")
-        print(f"\n{table(results)}\n\nwritten to {path}", flush=True)
+        weights = {"path": str(workdir), "step": int(state["step"])}
+        full = full_json(found.results, found.health, configs=probes.configs(), weights=weights, **probes.facts())
+        for name, content in (("results", results_json(found.results, found.health)), ("results_full", full)):
+            (workdir / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+        print(f"\n{probes.table(found)}\n\nwritten to {workdir / 'results.json'}", flush=True)
 
 
 PRETRAINING = Task("none", build, start, Probes, report)

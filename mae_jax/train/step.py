@@ -11,6 +11,7 @@ from jaxtyping import Array
 from mae_jax.core.keys import Context
 from mae_jax.core.types import Batch, Params
 from mae_jax.methods.base import Method
+from mae_jax.train.norms import part_norms
 from mae_jax.train.schedules import Schedule
 from mae_jax.train.state import State
 
@@ -28,6 +29,7 @@ def make_step(
     average: float = 0.0,
     whole: bool = False,
     steps: int | None = None,
+    norms: bool = False,
 ) -> Step:
     """Build `step(state, frozen, batch, plan) -> (state, metrics)`, pure and ready to jit.
 
@@ -39,6 +41,7 @@ def make_step(
       whole: whether `augment` needs the whole batch (mixing); then it comes before the cut into microbatches.
       average: decay of the running average of the weights; 0 keeps none.
       steps: length of the schedule, for methods that ask (`Context.steps`).
+      norms: whether the metrics hold the norms of each part's gradient and update (train/norms.py).
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -69,6 +72,8 @@ def make_step(
                 lambda old, new: average * old + (1 - average) * new, state["ema"]["average"], params
             )
         metrics |= {"grad_norm": optax.tree.norm(grads), "lr": lr}
+        if norms:
+            metrics |= part_norms("grad_norm", grads) | part_norms("update_norm", direction, lr)
         new = {"params": params, "stats": stats, "ema": ema, "opt": opt}
         return guard(state, new, metrics)
 

@@ -74,7 +74,9 @@ class FineTune(Method):
     def check(self) -> None:
         self.inner.check()
         if not all(leaf.batched for leaf in self.inner.batch_spec.values()):
-            raise UserError(f"fine-tuning needs samples with a label each, but '{self.inner.name}' reads one large graph.")
+            raise UserError(
+                f"fine-tuning needs samples with a label each, but '{self.inner.name}' reads one large graph."
+            )
         if self.reach.ema:
             raise UserError(
                 f"'{self.inner.name}' encodes with its teacher ({', '.join(sorted(self.reach.ema)[:3])}), which "

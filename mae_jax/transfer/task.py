@@ -61,7 +61,9 @@ def finetuning(weights: Weights | None) -> Task:
 def build_finetune(config: Config) -> Run:
     """The run of a fine-tuning config."""
     if config.train.sizes:
-        raise UserError("train.sizes: a fine-tuning run has one image size, method.image_size; leave train.sizes empty.")
+        raise UserError(
+            "train.sizes: a fine-tuning run has one image size, method.image_size; leave train.sizes empty."
+        )
     return build(config, method=make_finetune(config))
 
 
@@ -115,7 +117,9 @@ def finetune_protocol(opened: Any, train_source: Source, test_source: Source) ->
         task = Task("finetune", build_finetune, lambda run: starting.start(run, opened.weights), Validation, keep)
         status = train(config, Path(folder), task)
         if status:
-            raise UserError(f"fine-tuning was stopped; `mae_jax finetune` keeps checkpoints and resumes (status {status}).")
+            raise UserError(
+                f"fine-tuning was stopped; `mae_jax finetune` keeps checkpoints and resumes (status {status})."
+            )
     return result(found)
 
 
@@ -146,4 +150,3 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
     stats = starting.fitted(weights.stats, shapes["stats"], "the classifier", place)
     state = {"params": params, "stats": stats, "ema": {"teacher": {}}}
     return result(Validation(run, train_source, test_source).scores(params, rest_of(state, run.frozen)))
-
