@@ -80,8 +80,15 @@ def segment_config(
     Raises:
       UserError: what does not fit, data without classes of pixels among it.
     """
-    file = file or {}
+    file = dict(file or {})
+    asked = dict(file.pop("method", {}))  # the weights' own fields count before a file's
+    if asked.get("name", pretrained["method"]["name"]) != pretrained["method"]["name"]:
+        raise UserError(
+            f"the config file segments with method.name='{asked['name']}', but the weights are of "
+            f"'{pretrained['method']['name']}'."
+        )
     base = {name: dict(pretrained[name]) for name in ("method", "data", "transfer") if name in pretrained}
+    base["method"] = asked | base["method"]
     train = pretrained.get("train", {})
     base["train"] = {key: train[key] for key in ("precision", "seed") if key in train}
     base["eval"] = {key: v for key, v in pretrained.get("eval", {}).items() if key == "limit"}
@@ -92,7 +99,7 @@ def segment_config(
     check_scenes(source, "training")
     t = filled(first.transfer)
     t = dataclasses.replace(t, task="segment", init=init, classes=len(source.segments), drop_path=t.segment_drop_path)
-    layers = [base, _method(first, t), _sections(first, t), file, {"transfer": dataclasses.asdict(t)}]
+    layers: list[Raw] = [base, _method(first, t), _sections(first, t), file, {"transfer": dataclasses.asdict(t)}]
     mesh = {"mesh": dataclasses.asdict(first.mesh)}
     return resolve(merged(*layers, mesh), [o for o in overrides if not o.startswith("transfer.")])
 
