@@ -73,10 +73,11 @@ class Segmenter(Method):
 
     def check(self) -> None:
         self.inner.check()
-        if "image" not in self.inner.batch_spec or self.reach.leaves != {"image"}:
+        leaves = {*self.inner.batch_spec} if "image" not in self.inner.batch_spec else self.reach.leaves
+        if leaves != {"image"}:
             raise UserError(
                 f"segmentation gives the pixels of an image a class, but '{self.inner.name}' encodes "
-                f"{', '.join(sorted(self.reach.leaves))}."
+                f"{', '.join(sorted(leaves))}."
             )
         if self.reach.ema or self.reach.frozen:
             raise UserError(f"'{self.inner.name}' encodes with a teacher, which segmentation does not know.")
