@@ -15,7 +15,7 @@ from mae_jax.eval import attention_maps, feature_maps
 from mae_jax.eval.embedding import embedding_plot
 from mae_jax.eval.features import extract
 from mae_jax.eval.planes import drawn_input
-from mae_jax.eval.progress_sheets import RATIOS, at_ratio, possible, ratio_sheet, step_sheet
+from mae_jax.eval.progress_sheets import RATIOS, at_ratio, hidden_share, possible, ratio_sheet, step_sheet
 from mae_jax.eval.reconstruct import reconstructor
 from mae_jax.eval.run import encoder
 from mae_jax.train.build import Run
@@ -50,7 +50,8 @@ class Drawer:
         for ratio, method in methods.items():
             pictures = reconstructor(method, run.augment, steps=steps)
             drawn[ratio] = self._drawable(pictures(self.opened.state["params"], self.opened.rest, batch, draw))
-        sheet = ratio_sheet(drawn, run.colours, most=_rows(batch), show=show)
+        hidden = {ratio: share for ratio, m in methods.items() if (share := hidden_share(m)) is not None}
+        sheet = ratio_sheet(drawn, run.colours, most=_rows(batch), show=show, hidden=hidden)
         return sheet, f"{_rows(batch)} sample(s) at mask ratios {', '.join(f'{r:g}' for r in ratios)}"
 
     def steps(self, workdir: Path, steps: Sequence[int] | None, draw: int = 0, show: str | None = None) -> Drawn:
