@@ -83,7 +83,7 @@ def test_image_files_and_weights_apart_from_runs(capsys, workdir, tmp_path):
     part = ("--weights", tmp_path / "encoder.safetensors", "--output", tmp_path / "b.png")
     assert run(capsys, "draw", "attention", tmp_path / "mine.png", *part)[0] == 0
     status, _, err = run(capsys, "draw", "reconstructions", tmp_path / "mine.png", *part)
-    assert status == 2 and "needs the decoder" in err
+    assert status == 2 and "needs the decoder" in err and "encoder alone" in err
 
 
 @pytest.mark.parametrize(
