@@ -17,6 +17,8 @@ OPTIONS = {
     "train": ("--config FILE.py[:ARG]", "--workdir DIR", "--config.SECTION.KEY=VALUE", "--coordinator", "--process-id"),
     "evaluate": ("--workdir DIR", "--protocols A,B", "--step N", "--output", "--config.SECTION.KEY=VALUE"),
     "reconstruct": ("--workdir DIR", "IMAGE", "--output", "--count N", "--draw I", "--config.SECTION.KEY=VALUE"),
+    "draw": ("KIND", "--workdir DIR", "--weights FILE", "--ratios R,R", "--query Q", "--foreground T", "--split"),
+    "plot": ("RUN", "--metric NAME", "--smooth N", "--log AXES", "--labels A,B", "--output FILE.png"),
     "list": ("--configs DIR",),
     "parity": ("FILE.npz", "--json", "--tolerance T"),
     "data": ("--config FILE.py", "--output FILE.png", "--moments N", "--json FILE.json"),
