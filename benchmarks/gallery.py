@@ -277,7 +277,10 @@ def shrink(path: Path) -> None:
     """The same picture in fewer bytes, with a palette where that is smaller; too large a one is an error."""
     with Image.open(path) as picture:
         whole = picture.convert("RGB")
-    candidates = [(whole, io.BytesIO()), (whole.quantize(256, Image.Quantize.MEDIANCUT, dither=0), io.BytesIO())]
+    candidates = [
+        (whole, io.BytesIO()),
+        (whole.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE), io.BytesIO()),
+    ]
     for image, file in candidates:
         image.save(file, format="PNG", optimize=True)
     data = min((file.getvalue() for _, file in candidates), key=len)

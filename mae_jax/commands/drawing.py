@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import use_mesh
+from mae_jax.data.sources import Source
 from mae_jax.eval import attention_maps, feature_maps
 from mae_jax.eval.embedding import embedding_plot
 from mae_jax.eval.features import extract
@@ -126,7 +127,7 @@ class Drawer:
     def embedding(self, split: str) -> Drawn:
         """Pooled features of a split in the plane."""
         run = self.run
-        source = run.open(split)
+        source = self._split(split)
         encode = encoder(run.method, run.config.eval.pool, run.augment)
         params, rest = self.opened.state["params"], self.opened.rest
         limited = _limited(run, self.count or EMBEDDED)
@@ -141,7 +142,15 @@ class Drawer:
     def _batch(self) -> Mapping[str, Any]:
         if self.images:
             return image_files(self.run, self.images)
-        return spread(self.run, self.run.open("test"), self.count or COUNT)
+        return spread(self.run, self._split("test"), self.count or COUNT)
+
+    def _split(self, split: str) -> Source:
+        data = self.run.config.data
+        if "data" not in self.opened.weights.config and data.source == "folder" and not data.options.get("path"):
+            raise UserError(
+                "these weights name no data: give image files, or a source by --config.data.source=... and its options."
+            )
+        return self.run.open(split)
 
     def _drawable(self, pictures: Mapping[str, Any]) -> Mapping[str, Any]:
         if not pictures:
