@@ -13,9 +13,9 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 
-INSTALL = '''\
-#@title Install (in Colab; where mae_jax is installed, this does nothing)
-REPOSITORY = ""  #@param {type:"string"}
+INSTALL = """\
+# @title Install (in Colab; where mae_jax is installed, this does nothing)
+REPOSITORY = ""  # @param {type:"string"}
 # the address that mae_jax is cloned from, as https://github.com/OWNER/mae_jax
 
 import importlib.util
@@ -29,7 +29,7 @@ if importlib.util.find_spec("mae_jax") is None:
     extra = "[cuda]" if shutil.which("nvidia-smi") else ""
     package = f"mae_jax{extra} @ git+{REPOSITORY}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
-'''
+"""
 
 
 def cells(text: str) -> list[tuple[str, str]]:
@@ -52,7 +52,7 @@ def notebook(text: str) -> str:
     for number, (kind, body) in enumerate(cells(text)):
         cell = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": body.splitlines(keepends=True)}
         if kind == "code":
-            form = {"cellView": "form"} if body.startswith("#@title") else {}
+            form = {"cellView": "form"} if body.startswith("# @title") else {}
             cell |= {"execution_count": None, "metadata": form, "outputs": []}
         written.append(cell)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

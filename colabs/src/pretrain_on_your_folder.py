@@ -1,16 +1,17 @@
 # %% [markdown]
 # # Pretrain on a folder of your images
 #
-# Any tree of image files will do. Where the first level of folders are classes, probes measure what was learnt on the way; without
-# classes nothing needs to change but the probes. With no folder given, one is made of scikit-learn's handwritten digits.
+# Any tree of image files will do. Where the first level of folders are classes, probes measure what was learnt on the
+# way; without classes nothing needs to change but the probes. With no folder given, one is made of scikit-learn's
+# handwritten digits.
 # %% install
 # %%
-#@title Settings
-FOLDER = ""  #@param {type:"string"}
+# @title Settings
+FOLDER = ""  # @param {type:"string"}
 # a directory of images; empty: one of digits is made
-IMAGE_SIZE = 16  #@param {type:"integer"}
+IMAGE_SIZE = 16  # @param {type:"integer"}
 # what training sees, in pixels; four patches fit along a side
-STEPS = 600  #@param {type:"integer"}
+STEPS = 600  # @param {type:"integer"}
 # %%
 from pathlib import Path
 
@@ -29,7 +30,8 @@ print(sum(path.is_file() for path in Path(FOLDER).rglob("*")), "files in", FOLDE
 # %% [markdown]
 # ## A config
 #
-# A Python file with a docstring and a function. What it leaves out has a default; docs/configs.md (or mae_jax/schema.py) has every key.
+# A Python file with a docstring and a function. What it leaves out has a default; docs/configs.md (or
+# mae_jax/schema.py) has every key.
 # %%
 text = f'''
 """MAE on my images."""
@@ -50,8 +52,8 @@ Path("my_config.py").write_text(text.lstrip())
 # %% [markdown]
 # ## Look at the data before anything else
 #
-# The same as `mae_jax data --config my_config.py` in a shell: what the model will see, what each stage of the input costs, and the
-# mean and deviation to put into `augment`.
+# The same as `mae_jax data --config my_config.py` in a shell: what the model will see, what each stage of the input
+# costs, and the mean and deviation to put into `augment`.
 # %%
 from mae_jax.commands.main import main
 
@@ -60,8 +62,8 @@ Image.open("sheet.png")
 # %% [markdown]
 # ## Train
 #
-# `mae_jax train --config my_config.py --workdir runs/mine`. Stop it whenever you like: the same call goes on. At the end there is a table:
-# the pretrained encoder beside the same one untrained and beside raw pixels.
+# `mae_jax train --config my_config.py --workdir runs/mine`. Stop it whenever you like: the same call goes on. At the
+# end there is a table: the pretrained encoder beside the same one untrained and beside raw pixels.
 # %%
 main(["train", "--config", "my_config.py", "--workdir", "runs/mine"])
 # %% [markdown]
@@ -73,6 +75,8 @@ Image.open(sorted(Path("runs/mine/pictures").glob("*.png"))[-1])
 # %% [markdown]
 # ## Next
 #
-# * A larger model on a GPU: `patch=16, dim=384, depth=12, heads=6` at `image_size=224`, `train.precision="bfloat16"`, many more steps.
-# * Slow input: `mae_jax prepare FOLDER DST --short-side 256` writes the images once at the size that training needs (docs/prepare.md).
+# * A larger model on a GPU: `patch=16, dim=384, depth=12, heads=6` at `image_size=224`, `train.precision="bfloat16"`,
+#   many more steps.
+# * Slow input: `mae_jax prepare FOLDER DST --short-side 256` writes the images once at the size that training needs
+#   (docs/prepare.md).
 # * What the encoder is worth: the notebook probe_and_finetune.

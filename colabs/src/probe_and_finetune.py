@@ -1,18 +1,21 @@
 # %% [markdown]
 # # Probe and fine-tune
 #
-# What is a pretrained encoder worth with few labels? First it stays frozen (probes), then it is trained on (fine-tuning), beside the same
-# network from random weights under the same budget. With no run of your own, a small one on digits is trained first.
+# What is a pretrained encoder worth with few labels? First it stays frozen (probes), then it is trained on
+# (fine-tuning), beside the same network from random weights under the same budget. With no run of your own, a small
+# one on digits is trained first.
 # %% install
 # %%
-#@title Settings
-WORKDIR = ""  #@param {type:"string"}
+# @title Settings
+WORKDIR = ""  # @param {type:"string"}
 # the folder of a run on labelled images; empty: train one here
-STEPS = 600  #@param {type:"integer"}
+STEPS = 600  # @param {type:"integer"}
 # of pretraining, where WORKDIR is empty
-LABELS_PER_CLASS = 5  #@param {type:"slider", min:1, max:50, step:1}
-FINETUNE_STEPS = 200  #@param {type:"integer"}
+LABELS_PER_CLASS = 5  # @param {type:"slider", min:1, max:50, step:1}
+FINETUNE_STEPS = 200  # @param {type:"integer"}
 # %%
+from pathlib import Path
+
 from mae_jax.config import resolve
 from mae_jax.train.loop import train
 
@@ -29,14 +32,15 @@ if not WORKDIR:
             train=dict(steps=STEPS, batch=256),
             log=dict(every=max(STEPS // 10, 1)),
         )
-    )
+    )  # fmt: skip
     WORKDIR = "runs/notebook_digits"
-    train(config, WORKDIR)
+    train(config, Path(WORKDIR))
 # %% [markdown]
 # ## Probes: the encoder stays as it is
 #
-# `mae_jax evaluate --workdir ...`. Each protocol fits to the training split and is scored on the test split; the columns beside are the same
-# encoder at random weights, and raw pixels. docs/evaluation.md says what each protocol does.
+# `mae_jax evaluate --workdir ...`. Each protocol fits to the training split and is scored on the test split; the
+# columns beside are the same encoder at random weights, and raw pixels. docs/evaluation.md says what each protocol
+# does.
 # %%
 from mae_jax.commands.main import main
 
@@ -44,8 +48,9 @@ main(["evaluate", "--workdir", WORKDIR, "--protocol", "linear,knn,five_shot"])
 # %% [markdown]
 # ## Fine-tuning with a few labels, and from scratch
 #
-# `mae_jax finetune --workdir ...` trains the encoder and a linear head on LABELS_PER_CLASS images of each class. `--scratch` starts the same
-# network from random weights. docs/finetune.md has the recipes; on images of this size nothing is mixed, erased or turned.
+# `mae_jax finetune --workdir ...` trains the encoder and a linear head on LABELS_PER_CLASS images of each class.
+# `--scratch` starts the same network from random weights. docs/finetune.md has the recipes; on images of this size
+# nothing is mixed, erased or turned.
 # %%
 budget = [f"--config.transfer.labels_per_class={LABELS_PER_CLASS}", f"--config.transfer.steps={FINETUNE_STEPS}"]
 main(["finetune", "--workdir", WORKDIR, "--out", "runs/notebook_tuned", *budget])
@@ -53,7 +58,6 @@ main(["finetune", "--workdir", WORKDIR, "--out", "runs/notebook_tuned", *budget]
 main(["finetune", "--workdir", WORKDIR, "--scratch", "--out", "runs/notebook_scratch", *budget])
 # %%
 import json
-from pathlib import Path
 
 for title, run in (("from pretrained weights", "tuned"), ("from scratch", "scratch")):
     print(f"{title}: {json.loads(Path(f'runs/notebook_{run}/results.json').read_text())}")

@@ -1,23 +1,26 @@
 # %% [markdown]
 # # Reconstruct an image with a masked autoencoder
 #
-# An image in, most of it hidden, and what the model makes of the rest. With no weights of your own, a small model is trained first,
-# on two photographs that come with scikit-learn (nothing is downloaded); on a CPU that takes about three minutes.
+# An image in, most of it hidden, and what the model makes of the rest. With no weights of your own, a small model is
+# trained first, on two photographs that come with scikit-learn (nothing is downloaded); on a CPU that takes about
+# three minutes.
 # %% install
 # %%
-#@title Settings
-WEIGHTS = ""  #@param {type:"string"}
+# @title Settings
+WEIGHTS = ""  # @param {type:"string"}
 # a run's folder or a weights file; empty: train here
-STEPS = 1500  #@param {type:"integer"}
+STEPS = 1500  # @param {type:"integer"}
 # of training, where WEIGHTS is empty
-IMAGE = ""  #@param {type:"string"}
+IMAGE = ""  # @param {type:"string"}
 # an image file (in Colab: drop it into the folder on the left); empty: crops of the photographs that training never saw
 # %% [markdown]
 # ## Train, or go on where the run stopped
 #
-# A config is a nested dict; `resolve` fills in what is left out and checks every key. `train` writes checkpoints, curves and pictures
-# into a folder, and the same call on the same folder resumes.
+# A config is a nested dict; `resolve` fills in what is left out and checks every key. `train` writes checkpoints,
+# curves and pictures into a folder, and the same call on the same folder resumes.
 # %%
+from pathlib import Path
+
 from mae_jax.config import resolve
 from mae_jax.train.loop import train
 
@@ -34,20 +37,18 @@ if not WEIGHTS:
             train=dict(steps=STEPS, batch=64),
             log=dict(every=max(STEPS // 10, 1)),
         )
-    )
+    )  # fmt: skip
     WEIGHTS = "runs/notebook_photos"
-    train(config, WEIGHTS)
+    train(config, Path(WEIGHTS))
 # %% [markdown]
 # ## Hide and reconstruct
 #
-# Columns: original, what the encoder sees, what the decoder predicts, and the prediction with the visible patches pasted in. Move the
-# sliders and run the cell again; another `DRAW` hides other patches.
+# Columns: original, what the encoder sees, what the decoder predicts, and the prediction with the visible patches
+# pasted in. Move the sliders and run the cell again; another `DRAW` hides other patches.
 # %%
-#@title Mask ratio { run: "auto" }
-MASK_RATIO = 0.75  #@param {type:"slider", min:0.1, max:0.95, step:0.05}
-DRAW = 0  #@param {type:"slider", min:0, max:20, step:1}
-
-from pathlib import Path
+# @title Mask ratio { run: "auto" }
+MASK_RATIO = 0.75  # @param {type:"slider", min:0.1, max:0.95, step:0.05}
+DRAW = 0  # @param {type:"slider", min:0, max:20, step:1}
 
 from PIL import Image
 
@@ -74,8 +75,9 @@ Image.fromarray(np.concatenate([reconstruct(ratio, 0) for ratio in (0.5, 0.9)]))
 # %% [markdown]
 # ## Choose the mask yourself
 #
-# Any random draw of a method can be replaced by its name. A masking is a score per patch, and the patches of the lowest scores stay
-# visible; here the upper half gets the high ones. The loss is the training loss itself, and its inner tensors are what is drawn.
+# Any random draw of a method can be replaced by its name. A masking is a score per patch, and the patches of the
+# lowest scores stay visible; here the upper half gets the high ones. The loss is the training loss itself, and its
+# inner tensors are what is drawn.
 # %%
 import jax
 import jax.numpy as jnp
