@@ -7,9 +7,7 @@ that they name. Everything is checked before any device is touched.
 
 import ast
 import dataclasses
-import importlib.util
 import json
-import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import Any, Literal
 import ml_collections
 
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.core.modules import run_file
 from mae_jax.schema import SECTIONS, Config, Data
 
 
@@ -28,21 +27,7 @@ def load(spec: str) -> tuple[dict[str, Any], str]:
     if not Path(path).is_file():
         near = [str(p) for p in Path("configs").rglob("*.py")] if Path("configs").is_dir() else []
         raise UserError(f"no config file '{path}' (looked from {Path.cwd()}). {nearest(path, near)}")
-    module_spec = importlib.util.spec_from_file_location("mae_jax_config", path)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"'{path}' is not a Python file; a config is a .py file with a function get_config(arg='').")
-    module = importlib.util.module_from_spec(module_spec)
-    before, folder = set(sys.modules), str(Path(path).resolve().parent)
-    sys.path.insert(0, folder)  # a config may import what its neighbours share
-    try:
-        module_spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"'{path}' is no valid Python: {error.msg} (line {error.lineno}).") from None
-    finally:
-        sys.path.remove(folder)
-        for name in set(sys.modules) - before:  # another folder's neighbour may have the same name
-            if str(Path(getattr(sys.modules[name], "__file__", None) or "").parent) == folder:
-                del sys.modules[name]
+    module = run_file(path, "mae_jax_config")
     if not hasattr(module, "get_config"):
         raise UserError(f"'{path}' has no function get_config(arg=''), so it is no config file.")
     try:
@@ -62,6 +47,8 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     Raises:
       UserError: an unknown key (names the nearest), a value of the wrong type, an unknown method or source.
     """
+    from mae_jax import methods
+
     values = _sections(raw)
     parsed = [_parse(text) for text in overrides]
     for key, text in parsed:  # these two decide which further keys exist
@@ -85,6 +72,7 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     data = values.pop("data", {})
     own = {key: data.pop(key) for key in list(data) if key not in Data.__dataclass_fields__}
     sections = {name: cls(**values.get(name, {})) for name, cls in SECTIONS.items() if name != "data"}
+    values["method"]["name"] = methods.settled(values["method"]["name"])
     config = Config(method=defaults | values["method"], data=Data(**data, options=options | own), **sections)
     _check_values(config)
     return config
@@ -143,16 +131,21 @@ FREE_DATA = ("workers", "memory_mb", "max_bad")  # what changes no batch
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys in which two resolved configs differ in a way that would change the run, "key: old -> new".
 
-    A resumed run may change log, checkpoint, eval, mesh and what changes no batch (FREE_DATA), and train for longer.
+    A resumed run may change log, checkpoint, eval, mesh and what changes no batch (FREE_DATA), and train for longer. A
+    method's file may have moved; a pretraining run reads nothing of transfer.
     """
     old, new = (json.loads(json.dumps(config)) for config in (old, new))  # tuples read like the lists in a file
     found = []
-    for section in sorted({*old, *new} - {"log", "checkpoint", "eval", "mesh"}):
+    free_sections = {"log", "checkpoint", "eval", "mesh"}
+    if {config.get("transfer", {}).get("task", "none") for config in (old, new)} == {"none"}:
+        free_sections.add("transfer")
+    for section in sorted({*old, *new} - free_sections):
         a, b = old.get(section, {}), new.get(section, {})
         for key in sorted({*a, *b}):
             free = section == "data" and key in FREE_DATA
+            moved = (section, key) == ("method", "name") and Path(a.get(key, "")).name == Path(b.get(key, "")).name
             longer = (section, key) == ("train", "steps") and b.get(key, 0) >= a.get(key, 0)
-            if a.get(key) != b.get(key) and not free and not longer:
+            if a.get(key) != b.get(key) and not (free or moved or longer):
                 found.append(f"{section}.{key}: {a.get(key)!r} -> {b.get(key)!r}")
     return found
 
@@ -167,7 +160,8 @@ def make_method(config: Config):
     from mae_jax.nets.compute import PRECISIONS, Compute
 
     fields = {k: v for k, v in config.method.items() if k != "name"}
-    compute = Compute(PRECISIONS[config.train.precision], config.mesh.scan, config.mesh.remat)
+    drop_path = config.transfer.drop_path if config.transfer.task != "none" else None
+    compute = Compute(PRECISIONS[config.train.precision], config.mesh.scan, config.mesh.remat, drop_path or 0.0)
     method = methods.get(config.method["name"])(**fields, compute=compute)
     method.check()
     return method
@@ -204,8 +198,8 @@ def _parse(text: str) -> tuple[str, str]:
 
 def _literal(text: str, kind: Any) -> Any:
     """A command-line value: Python syntax, or else the text itself."""
-    if kind is str:
-        return text
+    if kind is str or (typing.get_origin(kind) is Literal and text in typing.get_args(kind)):
+        return text  # "none" is a choice of mesh.remat, not None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from mae_jax import methods
 from mae_jax.core.types import Batch
-from mae_jax.methods.base import Leaf
-from mae_jax.train.build import frozen_shapes, sample_batch
+from mae_jax.testing import conformance
 
 # A small instance per method: {name: fields}.
 TINY: dict[str, dict[str, Any]] = {
@@ -55,7 +54,7 @@ def rings(method: Any, samples: int) -> Batch:
     edge = jnp.arange(method.edges)[None]
     sender = jnp.minimum(edge, 2 * size) % size
     return {
-        "nodes": _values(0, method.batch_spec["nodes"], samples),
+        "nodes": conformance.random_leaf(0, method.batch_spec["nodes"], samples),
         "senders": sender.astype(jnp.int32),
         "receivers": jnp.where(edge < size, sender, (sender + 1) % size).astype(jnp.int32),
         "edge_valid": edge < 2 * size,
@@ -81,27 +80,11 @@ DECLARED: dict[tuple[str, str], str] = {
 def make_batch(name: str, samples: int = 4) -> Batch:
     """Normal numbers, small integers, True: as the loss gets them."""
     method = methods.get(name)(**TINY[name])
-    if name in BATCHES:
-        return BATCHES[name](method, samples)
-    return {k: _values(i, leaf, samples) for i, (k, leaf) in enumerate(method.batch_spec.items())}
-
-
-def _values(seed: int, leaf: Leaf, samples: int):
-    shape = (samples if leaf.batched else 1, *leaf.shape)
-    if leaf.dtype == "bool":
-        return jnp.ones(shape, bool)
-    if leaf.dtype.startswith(("int", "uint")):
-        return jax.random.randint(jax.random.key(1 + seed), shape, 0, 3, leaf.dtype)
-    return jax.random.normal(jax.random.key(1 + seed), shape, leaf.dtype)
+    return BATCHES[name](method, samples) if name in BATCHES else conformance.random_batch(method, samples)
 
 
 @functools.cache
 def make(name: str, samples: int = 4):
     """(method, params, rest, batch) of the tiny instance; parameters are moved off their zeros and ones."""
-    method = methods.get(name)(**TINY[name])
-    method.check()
-    params, stats = jax.jit(method.init)(jax.random.key(0), sample_batch(method))
-    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    frozen = jax.tree.map(lambda s: 0.1 * jax.random.normal(jax.random.key(s.size), s.shape), frozen_shapes(method))
-    rest = {"stats": stats, "ema": method.start_ema(params, stats), "frozen": frozen}
-    return method, params, rest, make_batch(name, samples)
+    case = conformance.case(methods.get(name)(**TINY[name]), make_batch(name, samples))
+    return case.method, case.params, case.rest, case.batch

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     files = sorted(p for p in args.configs.rglob("*.py") if not p.name.startswith("_"))
     rows = {
-        "methods": [(name, _method(methods, name)) for name in methods.names()],
+        "methods": [(name, _method(methods, name)) for name in [*methods.names(), *methods.offered()]],
         "configs": [(str(p), _first_line(ast.get_docstring(ast.parse(p.read_text())))) for p in files],
         "data sources": [
             (name, ", ".join(f"data.{f}" for f in config_fields(cls)) or "no fields") for name, cls in SOURCES.items()

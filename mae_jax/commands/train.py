@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mae_jax.commands import options
+from mae_jax.core.errors import UserError
 
 HELP = "pretrain by a config file, or go on where a workdir left off"
 
@@ -17,6 +18,9 @@ Pretrain the method of a config file. Everything is written into the workdir:
 
 The same command on an existing workdir resumes, to the bit, where the last checkpoint left off; it refuses where the
 config differs in a way that matters. Ctrl-C or SIGTERM saves a checkpoint and ends with status 143.
+
+--debug writes nothing. It starts from the newest checkpoint of --workdir if there is one: the batch looked at is then
+the one that comes next, so that a run which broke off at a NaN is looked at where it broke.
 """
 
 
@@ -24,15 +28,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
     parser.description, parser.epilog = DESCRIPTION, options.OVERRIDES_HELP
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with an argument for it")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run is, or will be")
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="where the run is, or will be")
+    parser.add_argument(
+        "--debug", nargs="?", type=int, const=100, metavar="STEPS",
+        help="write nothing: shapes, the first NaN, one batch overfitted (100 steps); status 1 where something fails",
+    )  # fmt: skip
     options.add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit status."""
+    if args.workdir is None and args.debug is None:
+        raise UserError("--workdir says where the run is written, and it is missing: add --workdir=runs/NAME.")
     config = options.from_file(args.config, args.overrides)
     options.start_processes(args)
     options.compile_cache()
+    if args.debug is not None:
+        from mae_jax.train.debug import debug
+
+        return debug(config, args.workdir, args.debug)
     from mae_jax.train.loop import train
 
     return train(config, args.workdir)

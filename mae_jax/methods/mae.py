@@ -24,7 +24,7 @@ from mae_jax.masking import scores
 from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer, check_width
+from mae_jax.nets.block import Transformer, check_width, drop_paths
 from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Decoder, Encoder, sizes
 from mae_jax.targets import pixels
@@ -46,6 +46,7 @@ class MAE(Method):
       norm_eps: of every layer norm.
       positions: of the encoder: "sincos", the paper's fixed table; "learned", a parameter of `image_size`'s grid,
         which other sizes interpolate (published classifiers; fine-tuning). The decoder's are always fixed.
+      activation: of the MLPs: "gelu", exact; "gelu_tanh", approximated, as in big_vision's and JAX's own ViTs.
     """
 
     name: ClassVar[str] = "mae"
@@ -65,6 +66,7 @@ class MAE(Method):
     norm_pix: bool = False
     norm_eps: float = 1e-6
     positions: Literal["sincos", "learned"] = "sincos"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
 
     @property
     def batch_spec(self) -> Mapping[str, Leaf]:
@@ -77,15 +79,16 @@ class MAE(Method):
     @property
     def encoder(self) -> Encoder:
         shape = Transformer(
-            self.dim, self.depth, self.heads, self.mlp_ratio, norm_eps=self.norm_eps, compute=self.compute
-        )
+            self.dim, self.depth, self.heads, self.mlp_ratio, norm_eps=self.norm_eps, activation=self.activation,
+            compute=self.compute,
+        )  # fmt: skip
         return Encoder(shape, sizes(self.patch), self.class_token, positions=self.positions, grid=self.grid)
 
     @property
     def decoder(self) -> Decoder:
         shape = Transformer(
             self.decoder_dim, self.decoder_depth, self.decoder_heads, self.mlp_ratio, norm_eps=self.norm_eps,
-            compute=self.compute,
+            activation=self.activation, compute=self.compute,
         )  # fmt: skip
         return Decoder(shape, out=math.prod(sizes(self.patch)) * self.channels)
 
@@ -138,7 +141,8 @@ class MAE(Method):
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
-        return apply(self.encoder, params["encoder"], batch["image"], None, batch.get("valid_tokens"))
+        drop = drop_paths(ctx, self.compute, self.depth, len(batch["image"]), train)
+        return apply(self.encoder, params["encoder"], batch["image"], None, batch.get("valid_tokens"), drop)
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         tokens = patchify(batch["image"], sizes(self.patch))

@@ -228,3 +228,26 @@ def test_the_state_is_donated():
     after, _ = run.step(state, {}, run.put({"image": digits()}))
     assert all(leaf.is_deleted() for leaf in leaves)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
+
+
+# Norms by part --------------------------------------------------------------------------------------------------------
+
+
+def test_norms_by_part_are_those_of_the_gradient_and_of_what_was_added():
+    before, after, metrics = one_step()
+    moved = tree.flatten(jax.tree.map(lambda a, b: a - b, after["params"], before["params"]))
+    names = {"/".join(path.split("/")[:2]) for path in moved}
+    assert {"encoder/blocks", "encoder/class_token", "decoder/pred"} < names
+    assert {n.partition("/")[2] for n in metrics if n.startswith("grad_norm/")} == names
+    total = sum(metrics[f"grad_norm/{name}"] ** 2 for name in names)
+    np.testing.assert_allclose(np.sqrt(total), metrics["grad_norm"], rtol=1e-5)
+    for name in names:
+        own = [x.ravel() for path, x in moved.items() if f"{path}/".startswith(f"{name}/")]
+        np.testing.assert_allclose(metrics[f"update_norm/{name}"], np.linalg.norm(np.concatenate(own)), rtol=1e-3)
+
+
+def test_norms_change_no_bit_of_a_step():
+    _, with_norms, _ = one_step()
+    _, without, metrics = one_step("log.norms=none")
+    equal(with_norms, without)
+    assert not [name for name in metrics if name.startswith(("grad_norm/", "update_norm/"))]

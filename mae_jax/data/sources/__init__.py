@@ -19,7 +19,9 @@ from mae_jax.data.sources.mixture import Mixture
 from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.parquet import Parquet
 from mae_jax.data.sources.photos import Photos
+from mae_jax.data.sources.segmentation import Segmentation
 from mae_jax.data.sources.sensors import Sensors
+from mae_jax.data.sources.shapes import Shapes
 from mae_jax.data.sources.stl10 import Stl10
 from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
@@ -44,7 +46,9 @@ SOURCES: dict[str, type] = {
     "photos": Photos,
     "planetoid": Planetoid,
     "sbm": StochasticBlocks,
+    "segmentation": Segmentation,
     "sensors": Sensors,
+    "shapes": Shapes,
     "stl10": Stl10,
     "synthetic": Synthetic,
     "tar": Tar,

@@ -1,0 +1,1 @@
+"""What `mae_jax new` copies, with "my_method" and "MyMethod" replaced; see commands/new.py."""
