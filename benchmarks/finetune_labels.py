@@ -1,6 +1,6 @@
 """Fine-tuned from a pretrained encoder against the same network from scratch, on a few labels per class.
 
-    python benchmarks/finetune_labels.py --labels 5 10 50 --seeds 5 --json docs/results/finetune_digits.json WORKDIR ...
+    python benchmarks/finetune_labels.py --labels 5 10 50 --seeds 5 --json runs/finetune_labels.json WORKDIR ...
 
 Seed s takes the encoder of the s-th workdir (from the start again where there are fewer), the s-th draw of labels and
 the s-th order of batches; both sides see the same. From scratch there is no layer decay, and its learning rate is the
