@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=8e-3, help="of fine-tuning, per 256")
-    parser.add_argument("--rates", type=float, nargs="+", default=[8e-3, 1.6e-2, 3.2e-2], help="tried from scratch")
+    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 8e-3, 1.6e-2], help="tried from scratch")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     weights = [open_weights(workdir) for workdir in args.workdirs]

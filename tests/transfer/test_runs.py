@@ -209,4 +209,5 @@ def test_what_cannot_be_is_said_in_one_paragraph(weights, file, tmp_path, capsys
     with pytest.raises(UserError, match="weights are of 'mae'"):
         finetune_config(weights.config, {"method": {"name": "lut"}})
     with pytest.raises(UserError, match="have no head"):
-        task.classify_protocol(opened(file), None, None)
+        source = task.build_finetune(config).open("test")
+        task.classify_protocol(opened(file), source, source)
