@@ -25,6 +25,7 @@ from mae_jax.train.pictures import image_files, spread
 from mae_jax.train.state import rest_of
 from mae_jax.train.warm_start import load_weights
 from mae_jax.weights.opened import Opened
+from mae_jax.weights.uses import check_use
 
 Drawn = tuple[UInt8[np.ndarray, "H W 3"], str]  # the picture, and a line that says what it is
 COUNT, EMBEDDED, STEPS = 6, 2000, 6  # images in a sheet, samples in an embedding, checkpoints in a row
@@ -147,6 +148,7 @@ class Drawer:
                 f"these weights are of an encoder alone ({self.opened.weights.kind}), and a reconstruction needs the "
                 f"decoder that was pretrained with it. `mae_jax draw attention` and `draw features` can be drawn."
             )
+        check_use(self.opened.weights, "reconstruct")
 
     def _drawable(self, pictures: Mapping[str, Any]) -> Mapping[str, Any]:
         if not pictures:
