@@ -132,11 +132,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys in which two resolved configs differ in a way that would change the run, "key: old -> new".
 
     A resumed run may change log, checkpoint, eval, mesh and what changes no batch (FREE_DATA), and train for longer. A
-    method's file may have moved.
+    method's file may have moved; a pretraining run reads nothing of transfer.
     """
     old, new = (json.loads(json.dumps(config)) for config in (old, new))  # tuples read like the lists in a file
     found = []
-    for section in sorted({*old, *new} - {"log", "checkpoint", "eval", "mesh"}):
+    free_sections = {"log", "checkpoint", "eval", "mesh"}
+    if {config.get("transfer", {}).get("task", "none") for config in (old, new)} == {"none"}:
+        free_sections.add("transfer")
+    for section in sorted({*old, *new} - free_sections):
         a, b = old.get(section, {}), new.get(section, {})
         for key in sorted({*a, *b}):
             free = section == "data" and key in FREE_DATA
@@ -157,7 +160,8 @@ def make_method(config: Config):
     from mae_jax.nets.compute import PRECISIONS, Compute
 
     fields = {k: v for k, v in config.method.items() if k != "name"}
-    compute = Compute(PRECISIONS[config.train.precision], config.mesh.scan, config.mesh.remat)
+    drop_path = config.transfer.drop_path if config.transfer.task != "none" else None
+    compute = Compute(PRECISIONS[config.train.precision], config.mesh.scan, config.mesh.remat, drop_path or 0.0)
     method = methods.get(config.method["name"])(**fields, compute=compute)
     method.check()
     return method

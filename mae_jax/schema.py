@@ -33,6 +33,7 @@ class Augment:
     normalise: Literal["fixed", "batch"] = "fixed"  # "batch": from mean +- 2 std of the batch to [0, 1] (CROMA)
     where: Literal["host", "device"] = "host"  # crop, resize and flip on the host, or inside the step (docs/augment.md)
     canvas: tuple[int, int] = (512, 512)  # "device": pictures travel on canvases of so many pixels, shrunk to fit
+    eval_crop: float = 0.875  # share of the resized image that evaluation cuts from its middle (224 of 256)
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"  # antialiased, unless the method says which
     randaugment: str | None = None  # RandAugment on the host by timm's grammar, as "rand-m9-mstd0.5-inc1"
     vertical_flip: bool = False  # exchange top and bottom of half of the images
@@ -61,7 +62,9 @@ class Optim:
     name: str = "adamw"  # adamw, adam (weight decay inside the gradient), lamb, lars, sgd
     learning_rate: float = 1.5e-4  # before `scaling`
     scaling: Literal["linear", "sqrt", "none"] = "linear"  # peak = learning_rate * batch / 256 | sqrt(batch) / 4 | 1
-    schedule: Literal["cosine", "cosine_inclusive", "constant"] = "cosine"  # after warm-up (train/schedules.py)
+    schedule: Literal["cosine", "cosine_inclusive", "linear", "constant"] = (
+        "cosine"  # after warm-up (train/schedules.py)
+    )
     warmup: int = 0  # steps
     warmup_start: float = 0.0  # where the warm-up starts, as a share of the peak
     end_rate: float = 0.0  # the rate at the last step, as it is (not scaled)
@@ -79,6 +82,7 @@ class Optim:
     )  # (regular expression over parameter paths, multiplier of weight_decay); first match wins, all must match
     clip: float | None = None  # global-norm clipping of the gradient
     clip_groups: tuple[tuple[str, float], ...] = ()  # (regular expression over paths, norm): each group by itself
+    layer_decay: float = 1.0  # each block learns so much slower than the next (fine-tuning, train/optimizers.py)
     average: float = 0.0  # decay of a running average of the weights, kept for evaluation; 0: none
 
 
@@ -91,7 +95,7 @@ class Train:
     batch: int = 256  # global: over all devices and microbatches
     microbatches: int = 1  # the batch runs in this many parts (gradient accumulation)
     seed: int = 0
-    init: str | None = None  # a workdir whose weights training starts from
+    init: str | None = None  # weights to start from: a workdir, or a weights file (docs/weights.md)
     precision: Literal["float32", "bfloat16"] = "float32"  # of compute; master weights are always float32
 
 
@@ -109,12 +113,89 @@ class Eval:
     """Probing the encoder, while it trains and at the end."""
 
     every: int = 0  # steps between online probes; 0: none
-    online: tuple[str, ...] = ("knn",)  # protocols of the online probe: linear, knn, five_shot, svm
+    online: tuple[str, ...] = ("knn",)  # of linear, knn, few_shot, five_shot, svm, and health, which needs no labels
     protocols: tuple[str, ...] = ()  # protocols of the table at the end; (): no table
     raw: bool = True  # whether the table has a column for raw pixels
+    random: bool = True  # whether the table has a column for the encoder at random initialisation
     pool: Literal["mean", "class", "raw_mean", "sum", "max", "tokens"] = "mean"  # "tokens": each has a label (nodes)
     batch: int = 256
     limit: int | None = None  # samples per split
+    knn_k: tuple[int, ...] = (10, 1, 5, 20, 100)  # neighbours; the first is shown, the others are in results_full.json
+    knn_temperature: float = 0.07  # of the votes' weights exp(cosine / temperature)
+    shots: tuple[int, ...] = (1, 5, 10)  # training samples of each class, for few_shot
+    draws: int = 20  # of the shots; the interval is over them
+    lidar_samples: int = 1000  # of health: samples, each a class of its own views
+    lidar_views: int = 10  # of health: augmented views of each
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Training on labels from pretrained weights: `mae_jax finetune`, and trained protocols of `mae_jax evaluate`.
+
+    Where the default is None, the recipe says (transfer/recipes.py).
+    """
+
+    task: Literal["none", "finetune", "segment"] = "none"  # what a run of this config trains
+    init: str = ""  # which weights it started from, by name and content: filled in
+    classes: int = 0  # filled in from the data
+    recipe: str = "auto"  # "auto": by the encoder's width
+    labels_per_class: int | None = None  # so many records of each class; None: all. Holds for `evaluate` too
+    labels_seed: int = 0  # of their draw; the draw of fewer is part of that of more
+    pool: Literal["mean", "class", "normed_mean"] | None = None  # what the head reads (transfer/finetune.py)
+    head_std: float | None = None  # of the head's initial weights
+    epochs: float | None = None
+    steps: int | None = None  # in the place of epochs
+    warmup: float | None = None  # epochs; with `steps`, a share of them
+    batch: int | None = None
+    optimizer: str | None = None  # adamw, lamb, ...
+    learning_rate: float | None = None  # per 256
+    end_rate: float | None = None
+    weight_decay: float | None = None
+    layer_decay: float | None = None
+    drop_path: float | None = None
+    smoothing: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    erase: float | None = None
+    randaugment: str | None = None  # "": none
+    crop_scale: tuple[float, float] | None = None
+    average: float | None = None
+    segment_head: Literal["linear", "upernet"] = "linear"  # on the frozen encoder, or with it (docs/segmentation.md)
+    segment_size: int | tuple[int, int] | None = None  # of training crops; None: the method's image size
+    segment_short: int | None = None  # shorter side to which images are brought first; None: as they are
+    segment_scale: tuple[float, float] = (0.5, 2.0)  # of the random resizing before the crop
+    segment_max_ratio: float = 0.75  # a crop in which one class has a larger share is drawn again
+    segment_photometric: bool = True  # random brightness, contrast, saturation and hue
+    segment_inference: Literal["slide", "whole"] = "slide"  # windows of segment_size, or whole images
+    segment_stride: int | tuple[int, int] | None = None  # of the windows; None: two thirds of their size
+    segment_steps: int | None = None  # None, here and below: the head's recipe says (transfer/segment_plan.py)
+    segment_batch: int | None = None
+    segment_rate: float | None = None  # as it is, whatever the batch
+    segment_weight_decay: float | None = None
+    segment_layer_decay: float | None = None
+    segment_drop_path: float | None = None
+    segment_channels: int = 512  # of UperNet's maps
+    segment_auxiliary: float = 0.4  # weight of UperNet's auxiliary loss; 0: no such head
+    segment_blocks: tuple[int, ...] = ()  # after which blocks UperNet reads; (): at each quarter of the depth
+    probe_augment: bool = True  # random crops, encoded anew at every step; False: features are computed once and held
+    probe_crop: tuple[float, float] | None = (0.08, 1.0)  # share of the area of such a crop, by one draw (BYOL's)
+    probe_flip: bool | None = None  # mirror half of the images; None: as augment.flip
+    probe_memory_gb: float = 16.0  # of features that are held
+    probe_seed: int = 0  # of order, crops and the head's initial weights
+    probe_pool: Literal["auto", "class", "mean", "raw_mean"] = "auto"  # linear_paper: class token where there is one
+    probe_epochs: float = 90.0  # linear_paper
+    probe_warmup: float = 10.0  # epochs
+    probe_batch: int = 16384  # at most the training set
+    probe_learning_rate: float = 0.1  # per 256
+    probe_weight_decay: float = 0.0
+    probe_momentum: float = 0.9
+    probe_trust: float = 0.001  # LARS
+    probe_attentive_epochs: float = 20.0  # attentive
+    probe_attentive_warmup: float = 2.0
+    probe_attentive_batch: int = 1024
+    probe_attentive_learning_rate: float = 5e-4  # per 256
+    probe_attentive_weight_decay: float = 0.05
+    probe_attentive_heads: int = 0  # of the query's attention; 0: one per 64 channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +231,7 @@ class Config:
     train: Train
     checkpoint: Checkpoint
     eval: Eval
+    transfer: Transfer
     mesh: MeshConfig
     log: Log
 
@@ -164,5 +246,5 @@ class Config:
 
 SECTIONS: dict[str, type] = {
     "data": Data, "augment": Augment, "optim": Optim, "train": Train, "checkpoint": Checkpoint, "eval": Eval,
-    "mesh": MeshConfig, "log": Log,
+    "transfer": Transfer, "mesh": MeshConfig, "log": Log,
 }  # fmt: skip

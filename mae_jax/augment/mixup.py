@@ -33,15 +33,26 @@ class Draw(NamedTuple):
 
 
 def soft_targets(
-    labels: Int[Array, " b"], classes: int, smoothing: float, lam: Scalar | float
+    labels: Int[Array, " b"],
+    classes: int,
+    smoothing: float,
+    lam: Scalar | Float[Array, " b"] | float,
+    partners: Int[Array, " b"] | None = None,
 ) -> Float[Array, "b {classes}"]:
     """Return [b, classes] float32: smoothed one-hot of `labels` [b], mixed lam : 1 - lam with the partner's.
 
     Smoothing comes before mixing: off value smoothing/classes, on value 1 - smoothing + smoothing/classes.
+
+    Args:
+      lam: one for all, or one per sample.
+      partners: the labels of the partners; None: the labels reversed.
     """
-    off = smoothing / classes
-    one_hot = jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + off
-    return one_hot * lam + one_hot[::-1] * (1.0 - lam)
+
+    def smooth(labels: Int[Array, " b"]) -> Float[Array, "b c"]:
+        return jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
+
+    share = jnp.broadcast_to(jnp.asarray(lam, jnp.float32), labels.shape)[:, None]
+    return smooth(labels) * share + smooth(labels[::-1] if partners is None else partners) * (1.0 - share)
 
 
 def mixup(images: Float[Array, "b h w c"], lam: Scalar | float) -> Float[Array, "b h w c"]:

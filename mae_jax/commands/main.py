@@ -8,17 +8,10 @@ import mae_jax
 from mae_jax.commands.options import Help, split_overrides
 from mae_jax.core.errors import UserError, nearest
 
-VERBS = (
-    "prepare",
-    "data",
-    "train",
-    "evaluate",
-    "reconstruct",
-    "embed",
-    "list",
-    "parity",
-    "new",
-)  # in the order of a user's day
+VERBS = (  # in the order of a user's day
+    "prepare", "data", "train", "finetune", "segment", "evaluate", "embed", "reconstruct", "draw", "plot", "convert",
+    "list", "parity", "new",
+)  # fmt: skip
 
 DESCRIPTION = "Self-supervised pretraining by masking, on JAX."
 

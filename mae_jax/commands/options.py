@@ -5,7 +5,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mae_jax.config import load, resolve
 from mae_jax.core.errors import UserError, nearest
@@ -15,8 +17,8 @@ OVERRIDES_HELP = """\
 overrides:
   --config.SECTION.KEY=VALUE changes one value of the config, as often as you like:
     --config.optim.learning_rate=1e-3 --config.data.path=/my/images --config.augment.mean='(0.5,)'
-  Sections: method, data, augment, optim, train, checkpoint, eval, mesh, log. mae_jax/schema.py documents their
-  keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest.
+  Sections: method, data, augment, optim, train, checkpoint, eval, transfer, mesh, log. mae_jax/schema.py documents
+  their keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest.
 """
 
 
@@ -87,6 +89,20 @@ def opened(args: argparse.Namespace):
         raise UserError(f"{args.workdir} is no run: it has no config.json. Give the --workdir of a `mae_jax train`.")
     compile_cache()
     return open_(args.workdir or args.weights, args.overrides, step=args.step)
+
+
+def check_png(path: Path | None) -> None:
+    """Raise UserError where a picture's --output is no .png."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise UserError(f"--output {path}: pictures are written as PNG, so a name that ends in .png is expected.")
+
+
+def write_picture(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write(path)`; a directory that cannot be written is a UserError."""
+    try:
+        write(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}. Name another --output FILE.png.") from None
 
 
 def source_name(text: str) -> tuple[str, str]:

@@ -85,6 +85,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     limit: int | None = None,
+    start: int = 0,
     workers: int = 0,
     memory_mb: int = MEMORY_MB,
     max_bad: float = MAX_BAD,
@@ -94,6 +95,7 @@ def eval_batches(
     Args: as `train_batches`, and
         limit: take so many records only: the same ones each time, spread over the source at random (its order may
             go by class), in order.
+        start: the number of the first batch.
 
     Yields: as `train_batches`, and valid bool [b], False for what fills up and for records that could not be read.
     """
@@ -104,7 +106,7 @@ def eval_batches(
         picked = np.sort(permutation(0, 0, len(source))[:limit])
     rows = _rows(batch, process_index, process_count)
     plan = make_plan(source, [(0, views)], batch, 0, rows, Listed(picked), count=len(picked))
-    return _start(plan, 0, -(-len(picked) // batch), workers, memory_mb, max_bad)
+    return _start(plan, start, -(-len(picked) // batch), workers, memory_mb, max_bad)
 
 
 def fingerprint(source: Source) -> dict[str, Any]:

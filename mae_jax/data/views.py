@@ -77,6 +77,10 @@ class Views:
                     raise ValueError(f"'{name}{suffix}' has shape {x.shape} where {row.shape} was expected")
                 row[...] = x
 
+    def changed(self, **fields: Any) -> "Views":
+        """The same with other fields of the images' `HostAugment`."""
+        return self._each(lambda _, augment: replace(augment, **fields))
+
     def plain(self) -> "Views":
         """The same without anything random."""
         return self._each(lambda _, augment: replace(augment, crop_scale=None, flip=False, pad=0, randaugment=None))

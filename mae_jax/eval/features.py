@@ -81,41 +81,60 @@ def extract(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
     labels: list[np.ndarray] = []
     for host_batch in batches:
-        if "label" not in host_batch:
-            raise UserError(
-                "Probing needs labels, and these batches have no 'label'. Take a labelled source (for a "
-                "folder: one sub-folder per class), or switch evaluation off with eval.every=0."
-            )
+        check_labelled(host_batch)
         batch = {key: place(key, value) if place else value for key, value in host_batch.items()}
-        label, real = _fetch(batch.pop("label")), batch.pop("valid", None)
+        label, real = fetch(batch.pop("label")), batch.pop("valid", None)
         # All are dispatched before any is awaited.
         encoded = {name: encode(batch) for name, encode in encoders.items()}
-        keep = np.ones(len(label), bool) if real is None else _fetch(real).astype(bool)
-        if label.ndim == 2:  # every token is a sample
-            keep = keep[:, None] & (label >= 0)
+        keep = kept(label, None if real is None else fetch(real))
         labels.append(label[keep].astype(np.int64))
         for name, features in encoded.items():
-            array = _fetch(features)
-            if array.ndim != label.ndim + 1:
-                raise UserError(
-                    f"labels of shape {label.shape} do not fit features of shape {array.shape}: with one label per "
-                    f"token set eval.pool='tokens', with one per sample another ({', '.join(POOLS[:-1])})."
-                )
+            array = fetch(features)
+            check_pairs(label, array)
             parts[name].append(array[keep].astype(np.float32))
-    if not sum(map(len, labels)):
+    found = {name: np.concatenate(arrays) for name, arrays in parts.items() if arrays}
+    every = np.concatenate(labels) if labels else np.zeros(0, np.int64)
+    return {name: checked(name, Labelled(found.get(name, np.zeros((0, 0), np.float32)), every)) for name in encoders}
+
+
+def kept(label: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Which samples of a batch are real; with a label per token, which tokens are real and of the split."""
+    keep = np.ones(len(label), bool) if valid is None else valid.astype(bool)
+    return keep[:, None] & (label >= 0) if label.ndim == 2 else keep
+
+
+def check_labelled(batch: Mapping[str, Any]) -> None:
+    """Raise UserError on a batch without labels."""
+    if "label" not in batch:
+        raise UserError(
+            "Probing needs labels, and these batches have no 'label'. Take a labelled source (for a "
+            "folder: one sub-folder per class), or switch evaluation off with eval.every=0."
+        )
+
+
+def check_pairs(label: np.ndarray, array: np.ndarray) -> None:
+    """Raise UserError where labels and features are not one to one."""
+    if array.ndim != label.ndim + 1:
+        raise UserError(
+            f"labels of shape {label.shape} do not fit features of shape {array.shape}: with one label per "
+            f"token set eval.pool='tokens', with one per sample another ({', '.join(POOLS[:-1])})."
+        )
+
+
+def checked(name: str, found: Labelled) -> Labelled:
+    """Raise UserError where there are no samples, or where features are not finite."""
+    if not len(found.labels):
         raise UserError("The source of an evaluation yielded no samples. Check its split and its path.")
-    found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    for name, array in found.items():
-        if not np.isfinite(array).all():
-            broken = (~np.isfinite(array).all(axis=1)).sum()
-            raise UserError(
-                f"{broken} of {len(array)} feature vectors of '{name}' are not finite, so they cannot be "
-                f"probed. The weights have probably diverged; evaluate an earlier checkpoint."
-            )
-    return {name: Labelled(array, np.concatenate(labels)) for name, array in found.items()}
+    finite = np.isfinite(found.features).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{(~finite).sum()} of {len(finite)} feature vectors of '{name}' are not finite, so they cannot be "
+            f"probed. The weights have probably diverged; evaluate an earlier checkpoint."
+        )
+    return found
 
 
-def _fetch(value: Any) -> np.ndarray:
+def fetch(value: Any) -> np.ndarray:
     """The whole array on this host, also where other processes hold parts of it."""
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(value, tiled=True))

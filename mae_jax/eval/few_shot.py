@@ -1,5 +1,6 @@
 """Few-shot accuracy: ridge regression to one-hot classes on n samples of each class, over several draws."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,11 @@ RIDGE = 0.3
 
 
 class FewShot(NamedTuple):
-    """Mean percent correct over the draws, and half its 95 % interval (Student's t; 0 for one draw)."""
+    """Percent correct over the draws: mean, half its 95 % interval (Student's t; 0 for one draw), deviation."""
 
     accuracy: float
     interval: float
+    deviation: float
 
 
 def accuracy(
@@ -43,9 +45,10 @@ def accuracy(
         scores = ridge_scores(bank[ids], one_hot, queries, ridge)
         percent.append(100 * float((classes[scores.argmax(axis=1)] == test.labels).mean()))
     if draws == 1:
-        return FewShot(percent[0], 0.0)
-    spread = float(np.std(percent, ddof=1)) / np.sqrt(draws)
-    return FewShot(float(np.mean(percent)), float(stats.t.ppf(0.975, draws - 1) * spread))
+        return FewShot(percent[0], 0.0, 0.0)
+    deviation = float(np.std(percent, ddof=1))
+    interval = float(stats.t.ppf(0.975, draws - 1)) * deviation / math.sqrt(draws)
+    return FewShot(float(np.mean(percent)), interval, deviation)
 
 
 def pick(labels: Int[np.ndarray, " n"], shots: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:

@@ -1,22 +1,34 @@
 """Weighted k-nearest-neighbour classification by cosine (Wu et al., 2018, arXiv 1805.01978, Sec. 3.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float32, Int64, Shaped
 
 from mae_jax.core.errors import UserError
+from mae_jax.eval import neighbours
 from mae_jax.eval.features import Labelled
 
 CHUNK_BYTES = 2**27  # of one block of similarities
 
 
 def accuracies(
-    train: Labelled, test: Labelled, ks: Sequence[int] = (10,), temperature: float = 0.07
+    train: Labelled,
+    test: Labelled,
+    ks: Sequence[int] = (10,),
+    temperature: float = 0.07,
+    *,
+    mesh: Mesh | None = None,
 ) -> dict[int, float]:
     """Percent of test samples whose class gets the largest sum of exp(cosine / temperature) of k neighbours.
 
     Deterministic: of equally similar samples the earlier is nearer; of equal votes the smaller class wins.
+
+    Args:
+      ks: how many neighbours vote; every one is counted from the same search.
+      temperature: of the weights.
+      mesh: the neighbours are found by its devices (eval/neighbours.py); None: by NumPy, in the same order.
 
     Raises:
       UserError: a k below 1 or above the number of training samples.
@@ -29,16 +41,25 @@ def accuracies(
     classes, votes_for = np.unique(train.labels, return_inverse=True)
     bank, queries = unit(train.features), unit(test.features)
     correct = dict.fromkeys(ks, 0)
-    rows = max(1, CHUNK_BYTES // (4 * len(bank)))
-    for start in range(0, len(queries), rows):
-        chunk = slice(start, start + rows)
-        similarity = queries[chunk] @ bank.T
-        ids = nearest_ids(similarity, max(ks))
-        weight = np.exp(np.take_along_axis(similarity, ids, axis=1).astype(np.float64) / temperature)
+    found = _by_numpy(bank, queries, max(ks)) if mesh is None else [neighbours.nearest(bank, queries, max(ks), mesh)]
+    start = 0
+    for similarity, ids in found:
+        chunk = slice(start, start + len(ids))
+        start = chunk.stop
+        weight = np.exp(similarity.astype(np.float64) / temperature)
         for k in ks:
             winner = _vote(weight[:, :k], votes_for[ids[:, :k]], len(classes))
             correct[k] += int((classes[winner] == test.labels[chunk]).sum())
     return {k: 100 * n / len(queries) for k, n in correct.items()}
+
+
+def _by_numpy(bank: np.ndarray, queries: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(similarities, rows of the bank) of the neighbours of some queries after the other."""
+    rows = max(1, CHUNK_BYTES // (4 * len(bank)))
+    for start in range(0, len(queries), rows):
+        similarity = queries[start : start + rows] @ bank.T
+        ids = nearest_ids(similarity, k)
+        yield np.take_along_axis(similarity, ids, axis=1), ids
 
 
 def nearest_ids(similarity: Float32[np.ndarray, "m n"], k: int) -> Int64[np.ndarray, "m k"]:

@@ -2,12 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from mae_jax.core.errors import UserError
 
@@ -18,7 +19,7 @@ COLUMNS = {  # key of Method.pictures -> caption
     "pasted": "visible + reconstructed",
 }
 CELL = 128  # smaller images are enlarged by a whole factor to at least this many pixels on their longer side
-LINE, FONT = 2, 11  # separator and caption, in pixels
+LINE, FONT, MARGIN = 2, 12, 110  # separator, caption, and at most so much for the labels of rows, in pixels
 BACKGROUND, INK, GREY = 255, 40, 128
 
 
@@ -41,20 +42,54 @@ def reconstruction_grid(
     Raises:
       UserError: nothing to draw.
     """
-    names = [name for name in COLUMNS if name in pictures]
-    names += sorted(set(pictures) - set(COLUMNS))
+    cells, note = coloured({name: array[:max_images] for name, array in pictures.items()}, mean, std)
+    captions = [caption(name, note if i == 0 else "") for i, name in enumerate(cells)]
+    return grid([list(row) for row in zip(*cells.values())], captions)
+
+
+def coloured(
+    pictures: Mapping[str, Float[np.ndarray, "b h w c"]],
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> tuple[dict[str, UInt8[np.ndarray, "b h w 3"]], str]:
+    """The cells of `reconstruction_grid` in its order, and what its first caption says of the channels."""
+    names = ordered(pictures)
     if not names or not len(pictures[names[0]]):
         raise UserError("There is no picture to draw: the method returned none, or the batch is empty.")
-    arrays = {name: np.asarray(pictures[name], np.float32)[:max_images] for name in names}
-    channels = arrays[names[0]].shape[-1]
-    cells = {
-        name: to_rgb(denormalise(a, mean, std) if a.shape[-1] == len(mean) else denormalise(a, (0.0,), (1.0,)))
-        for name, a in arrays.items()
-    }
+    arrays = {name: np.asarray(pictures[name], np.float32) for name in names}
+    cells = {name: in_colour(array, mean, std) for name, array in arrays.items()}
     if set(names) >= set(COLUMNS):
         cells["masked"] = np.where(hidden_pixels(arrays)[..., None], np.uint8(GREY), cells["masked"])
-    note = {1: "", 3: "", 2: "mean of 2 channels"}.get(channels, f"channels 1-3 of {channels}")
-    return grid([[cells[name][i] for name in names] for i in range(len(cells[names[0]]))], _captions(names, note))
+    return cells, channel_note(arrays[names[0]].shape[-1])
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """The order in which pictures are drawn: `COLUMNS` first, then the others by name."""
+    names = set(names)
+    return [name for name in COLUMNS if name in names] + sorted(names - set(COLUMNS))
+
+
+def enlargement(height: int, width: int) -> int:
+    """The whole factor by which small pictures are enlarged."""
+    return max(1, -(-CELL // max(height, width)))
+
+
+def in_colour(
+    image: Float[np.ndarray, "*b c"], mean: Sequence[float], std: Sequence[float]
+) -> UInt8[np.ndarray, "*b 3"]:
+    """8-bit RGB of what is normalised if it has the channels of `mean`, and in [0, 1] if not."""
+    fixed = image.shape[-1] == len(mean)
+    return to_rgb(denormalise(image, mean, std) if fixed else denormalise(image, (0.0,), (1.0,)))
+
+
+def channel_note(channels: int) -> str:
+    """What `to_rgb` shows of so many channels, where that is not all."""
+    return {1: "", 3: "", 2: "mean of 2 channels"}.get(channels, f"channels 1-3 of {channels}")
+
+
+def caption(name: str, note: str = "") -> str:
+    """How a picture of `Method.pictures` is called in a head."""
+    return COLUMNS.get(name, name.replace("_", " ")) + (f" ({note})" if note else "")
 
 
 def denormalise(
@@ -84,37 +119,58 @@ def hidden_pixels(arrays: Mapping[str, Float[np.ndarray, "b h w c"]]) -> Bool[np
 
 
 def grid(
-    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequence[str] = ()
+    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"] | None]],
+    captions: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Rows of equally large images, enlarged if small, under captions, with thin separators."""
-    height, width = rows[0][0].shape[:2]
-    factor = max(1, -(-CELL // max(height, width)))
+    """Rows of equally large images, enlarged if small, under captions, with thin separators.
+
+    The images end at the sheet's lower right corner; captions stand above them, labels of rows to their left.
+
+    Args:
+      rows: None leaves a cell empty.
+      captions: one per column. labels: one per row.
+    """
+    height, width = next(image.shape[:2] for row in rows for image in row if image is not None)
+    factor = enlargement(height, width)
     cell_h, cell_w = height * factor, width * factor
     columns = len(rows[0])
     font = ImageFont.load_default(FONT)
     texts = [_wrap(text, font, cell_w - 4) for text in captions]
     head = max((text.count("\n") + 1 for text in texts), default=0) * (FONT + 3) + (4 if texts else 0)
-    size = (columns * (cell_w + LINE) - LINE, head + len(rows) * (cell_h + LINE) - LINE)
+    beside = [_wrap(text, font, MARGIN - 8) for text in labels]
+    left = max((int(font.getlength(line)) + 8 for text in beside for line in text.split("\n")), default=0)
+    size = (left + columns * (cell_w + LINE) - LINE, head + len(rows) * (cell_h + LINE) - LINE)
     sheet = Image.new("RGB", size, (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(sheet)
     for column, text in enumerate(texts):
-        middle = column * (cell_w + LINE) + cell_w / 2
+        middle = left + column * (cell_w + LINE) + cell_w / 2
         draw.multiline_text((middle, 2), text, (INK,) * 3, font, anchor="ma", align="center", spacing=2)
+    for i, text in enumerate(beside):
+        middle = head + i * (cell_h + LINE) + cell_h / 2
+        draw.multiline_text((left - 5, middle), text, (INK,) * 3, font, anchor="rm", align="right", spacing=2)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
-            big = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
-            sheet.paste(Image.fromarray(big), (j * (cell_w + LINE), head + i * (cell_h + LINE)))
+            if image is not None:
+                big = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+                sheet.paste(Image.fromarray(big), (left + j * (cell_w + LINE), head + i * (cell_h + LINE)))
     return np.asarray(sheet)
 
 
-def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Write a PNG whole or not at all: a reader, or a crash, never meets half a file."""
+def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "H W 3"], **texts: str) -> None:
+    """Write a PNG whole or not at all: a reader, or a crash, never meets half a file.
+
+    `texts` are written into it beside the pixels, as PNG text chunks (`Image.open(path).text`).
+    """
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            Image.fromarray(array).save(file, format="PNG")
+            Image.fromarray(array).save(file, format="PNG", pnginfo=info)
         os.chmod(temporary, 0o644)  # mkstemp makes it readable by its owner alone
         os.replace(temporary, path)
     except BaseException:
@@ -122,20 +178,15 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "H W 3"]) ->
         raise
 
 
-def _captions(names: Sequence[str], note: str) -> list[str]:
-    return [
-        COLUMNS.get(name, name.replace("_", " ")) + (f" ({note})" if note and i == 0 else "")
-        for i, name in enumerate(names)
-    ]
-
-
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Break a caption between words so that it fits its column."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+    """Break a caption between words so that it fits its column; its own line breaks stay."""
+    lines: list[str] = []
+    for part in text.split("\n"):
+        lines.append("")
+        for word in part.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and font.getlength(longer) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
     return "\n".join(lines)

@@ -1,10 +1,11 @@
 """The probes by name, and what is written about them: a table for people, `results.json` for machines."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.eval import few_shot, knn, linear, svm
@@ -26,81 +27,133 @@ class Result:
     details: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-Results = Mapping[str, Mapping[str, Result]]  # set of features -> protocol -> result
+Results = Mapping[str, Mapping[str, Result]]  # set of features -> row of the table -> result
+
+HEALTH = "health"  # needs no labels, and more than two sets of features: train/probing.py, eval/health.py
 
 
-def _linear(train: Labelled, test: Labelled) -> Result:
-    probe = linear.accuracy(train, test)
-    return Result(probe.accuracy, details={"C": probe.strength, "converged": float(probe.converged)})
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the protocols on cached features can be told; the keys of `config.eval` of the same names.
+
+    Attributes:
+      knn_k: neighbours; the first is the protocol's number, the others are in its details (those above the number of
+        training samples are left out).
+      knn_temperature: of the votes' weights.
+      shots: training samples of each class, for "few_shot".
+      draws: of the shots.
+      mesh: devices that fit and search; None: one device, and NumPy.
+    """
+
+    knn_k: tuple[int, ...] = (10, 1, 5, 20, 100)
+    knn_temperature: float = 0.07
+    shots: tuple[int, ...] = (1, 5, 10)
+    draws: int = 20
+    mesh: Mesh | None = None
+
+    def check(self) -> None:
+        """Raise UserError on numbers that no protocol can use."""
+        if not self.knn_k or min(self.knn_k) < 1:
+            raise UserError(f"eval.knn_k={self.knn_k}: one or more numbers of neighbours, each at least 1, expected.")
+        if not self.shots or min(self.shots) < 1:
+            raise UserError(f"eval.shots={self.shots}: one or more numbers per class, each at least 1, expected.")
+        if self.draws < 1 or self.knn_temperature <= 0:
+            raise UserError(
+                f"eval.draws={self.draws} with eval.knn_temperature={self.knn_temperature}: at least 1, and a "
+                f"positive number, expected."
+            )
 
 
-def _knn(train: Labelled, test: Labelled, k: int) -> Result:
-    ks = sorted({k, *(other for other in (1, 5, 20, 100) if other <= len(train.labels))})
-    found = knn.accuracies(train, test, ks)
-    return Result(found[k], details={f"k={other}": found[other] for other in ks})
+DEFAULTS = Settings()
 
 
-def _few_shot(train: Labelled, test: Labelled, shots: int) -> Result:
-    found = few_shot.accuracy(train, test, shots=shots)
-    return Result(found.accuracy, found.interval)
+class Protocol(NamedTuple):
+    """A way to judge features.
+
+    Attributes:
+      title: of its row in the table; {knn_k} and the like are filled in.
+      fit: (training features, test features, settings) -> {row: result}.
+      reads: the settings that it reads.
+    """
+
+    title: str
+    fit: Callable[[Labelled, Labelled, Settings], dict[str, Result]]
+    reads: tuple[str, ...] = ()
 
 
-def _svm(train: Labelled, test: Labelled) -> Result:
+def _linear(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Result]:
+    probe = linear.accuracy(train, test, mesh=settings.mesh)
+    return {"linear": Result(probe.accuracy, details={"C": probe.strength, "converged": float(probe.converged)})}
+
+
+def _knn(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Result]:
+    first = settings.knn_k[0]
+    ks = sorted({first, *(k for k in settings.knn_k if k <= len(train.labels))})
+    found = knn.accuracies(train, test, ks, settings.knn_temperature, mesh=settings.mesh)
+    return {"knn": Result(found[first], details={f"k={k}": found[k] for k in ks})}
+
+
+def _shots(train: Labelled, test: Labelled, n: int, draws: int) -> Result:
+    found = few_shot.accuracy(train, test, shots=n, draws=draws)
+    return Result(found.accuracy, found.interval, {"deviation": found.deviation, "draws": float(draws)})
+
+
+def _few_shot(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Result]:
+    return {f"few_shot_{n}": _shots(train, test, n, settings.draws) for n in settings.shots}
+
+
+def _five_shot(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Result]:
+    return {"five_shot": _shots(train, test, 5, settings.draws)}
+
+
+def _svm(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Result]:
     """Both splits together, as the field does it for graphs: the folds are the splits."""
     found = svm.accuracy(Labelled(*map(np.concatenate, zip(train, test, strict=True))))
-    return Result(found.accuracy, found.interval)
+    return {"svm": Result(found.accuracy, found.interval)}
 
 
-PROTOCOLS: Mapping[str, tuple[str, Callable[[Labelled, Labelled], Result]]] = {
-    "linear": ("linear probe", _linear),
-    "knn": ("kNN, k = 10", functools.partial(_knn, k=10)),
-    "svm": ("SVM, 10 folds", _svm),
-    "five_shot": ("5-shot", functools.partial(_few_shot, shots=5)),
+PROTOCOLS: Mapping[str, Protocol] = {
+    "linear": Protocol("linear probe", _linear),
+    "knn": Protocol("kNN, k = {knn_k[0]}", _knn, ("knn_k", "knn_temperature")),
+    "svm": Protocol("SVM, 10 folds", _svm),
+    "few_shot": Protocol("few-shot", _few_shot, ("shots", "draws")),
+    "five_shot": Protocol("5-shot", _five_shot, ("draws",)),
 }
 
 
-def check_protocols(protocols: Sequence[str]) -> None:
+def check_protocols(protocols: Sequence[str], known: Iterable[str] = (*PROTOCOLS, HEALTH)) -> None:
     """Raise UserError on a name that is not a protocol."""
     for name in protocols:
-        if name not in PROTOCOLS:
-            raise UserError(f"eval.protocols holds '{name}', which is not a protocol. {nearest(name, PROTOCOLS)}")
+        if name not in known:
+            raise UserError(
+                f"'{name}' is not a protocol that fits cached features. {nearest(name, known)} (eval.online and "
+                f"eval.protocols take these. Those that train a head or the encoder run on a finished or running "
+                f"workdir: `mae_jax evaluate --help`.)"
+            )
 
 
 def probe(
-    train: Labelled, test: Labelled, protocols: Sequence[str] = ("linear", "knn", "five_shot")
+    train: Labelled,
+    test: Labelled,
+    protocols: Sequence[str] = ("linear", "knn", "five_shot"),
+    settings: Settings = DEFAULTS,
 ) -> dict[str, Result]:
-    """Each protocol's result: fitted to `train` alone, scored on `test`."""
+    """Each protocol's rows: fitted to `train` alone, scored on `test`. "health" is passed over."""
     check_protocols(protocols)
-    return {name: PROTOCOLS[name][1](train, test) for name in protocols}
+    found: dict[str, Result] = {}
+    for name in protocols:
+        if name != HEALTH:
+            found |= PROTOCOLS[name].fit(train, test, settings)
+    return found
 
 
-def table(results: Results) -> str:
-    """Protocols down, sets of features across; percent with a 95 % interval where there is one."""
-    rows = [["accuracy (%)", *results]]
-    for protocol in _protocols(results):
-        rows.append([PROTOCOLS[protocol][0], *(_cell(found.get(protocol)) for found in results.values())])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for title, *cells in rows:
-        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join([title.ljust(widths[0]), *right]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+def protocol_of(row: str) -> str:
+    """The protocol that a row of the table belongs to."""
+    return "few_shot" if row.startswith("few_shot_") else row
 
 
-def results_json(results: Results) -> dict[str, dict[str, float]]:
-    """{protocol: {set of features: percent, rounded to 2 decimals}}."""
-    return {
-        protocol: {name: round(found[protocol].accuracy, 2) for name, found in results.items() if protocol in found}
-        for protocol in _protocols(results)
-    }
-
-
-def _protocols(results: Results) -> list[str]:
-    return [name for name in PROTOCOLS if any(name in found for found in results.values())]
-
-
-def _cell(result: Result | None) -> str:
-    if result is None:
-        return "-"
-    accuracy = f"{result.accuracy:.1f}"
-    return accuracy if result.interval is None else f"{accuracy} (+-{result.interval:.1f})"
+def title_of(row: str, settings: Settings = DEFAULTS) -> str:
+    """What the table calls a row."""
+    if row.startswith("few_shot_"):
+        return f"{row.removeprefix('few_shot_')}-shot"
+    return PROTOCOLS[row].title.format(**vars(settings)) if row in PROTOCOLS else row

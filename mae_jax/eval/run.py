@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from mae_jax.core.errors import UserError
 from mae_jax.core.types import Batch, Features, Params
 from mae_jax.eval.features import Labelled, Place, check_pool, extract, pool
-from mae_jax.eval.probes import Result, check_protocols, probe
+from mae_jax.eval.probes import DEFAULTS, Result, Settings, check_protocols, probe
 from mae_jax.methods.base import Method, Rest
 
 Prepare = Callable[[Batch], Batch]
@@ -59,6 +59,7 @@ class Evaluator:
       protocols: names in `probes.PROTOCOLS`.
       raw: whether to add the input itself as a set named "raw".
       place: puts an array of a batch on the devices (`Run.place`); None leaves that to jit.
+      settings: of the protocols.
 
     Raises:
       UserError: an unknown protocol or pooling, or raw pixels of images that are too large for that.
@@ -73,12 +74,14 @@ class Evaluator:
         protocols: Sequence[str] = ("linear", "knn", "five_shot"),
         raw: bool = True,
         place: Place | None = None,
+        settings: Settings = DEFAULTS,
     ):
         check_protocols(protocols)
         check_pool(how)
+        settings.check()
         if raw:
             _check_raw(method)
-        self.protocols, self.place = tuple(protocols), place
+        self.protocols, self.place, self.settings = tuple(protocols), place, settings
         self._encode = encoder(method, how, prepare)
         self._raw = raw_input(method, how, prepare) if raw else None
 
@@ -92,12 +95,16 @@ class Evaluator:
 
     def features(self, weights: Mapping[str, Weights], batches: Batches) -> dict[str, Labelled]:
         """Features by each set of weights, and of the input; one pass over the batches."""
+        return extract(self.encoders(weights), batches, place=self.place)
+
+    def encoders(self, weights: Mapping[str, Weights]) -> dict[str, Callable[[Batch], Float[Array, "b *n d"]]]:
+        """{set of features: batch -> features}, of each set of weights, and "raw"."""
         encoders: dict[str, Callable[[Batch], Float[Array, "b *n d"]]] = {
             name: functools.partial(self._encode, params, rest) for name, (params, rest) in weights.items()
         }
         if self._raw is not None:
             encoders["raw"] = self._raw
-        return extract(encoders, batches, place=self.place)
+        return encoders
 
     def __call__(self, weights: Mapping[str, Weights], train: Batches, test: Batches) -> dict[str, dict[str, Result]]:
         """{set of features: {protocol: Result}}, for `probes.table` and `probes.results_json`.
@@ -111,14 +118,23 @@ class Evaluator:
           UserError: unlabelled or empty data, features that are not finite, too few samples for a protocol.
         """
         fitted, scored = self.features(weights, train), self.features(weights, test)
-        return {name: probe(fitted[name], scored[name], self.protocols) for name in fitted}
+        return {name: self.probe(fitted[name], scored[name]) for name in fitted}
+
+    def probe(self, train: Labelled, test: Labelled) -> dict[str, Result]:
+        """The rows of all protocols for one set of features."""
+        return probe(train, test, self.protocols, self.settings)
+
+
+def fits_raw(method: Method) -> bool:
+    """Whether the raw input is small enough to be a set of features."""
+    name, leaf = next(iter(method.batch_spec.items()))
+    return name == "nodes" or math.prod(leaf.shape) <= RAW_LIMIT
 
 
 def _check_raw(method: Method) -> None:
     name, leaf = next(iter(method.batch_spec.items()))
-    size = math.prod(leaf.shape)
-    if name != "nodes" and size > RAW_LIMIT:
+    if not fits_raw(method):
         raise UserError(
-            f"eval.raw=True compares with the raw input as features, but '{name}' of shape {leaf.shape} has {size} "
-            f"values; the limit is {RAW_LIMIT}. Set eval.raw=False."
+            f"eval.raw=True compares with the raw input as features, but '{name}' of shape {leaf.shape} has "
+            f"{math.prod(leaf.shape)} values; the limit is {RAW_LIMIT}. Set eval.raw=False."
         )

@@ -154,7 +154,7 @@ def prepare_classifier(golden: Golden) -> Prepared:
     image = jnp.asarray(golden.channels_last("imgs", (*net.size, channels)))
     labels = jnp.asarray(golden.input("labels"))
     template = jax.eval_shape(lambda image: net.init(jax.random.key(0), image)["params"], image)
-    references, groups = _decay_groups(golden, rules, template, net.shape.depth)
+    references, groups = _decay_groups(golden, rules, template)
 
     def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         outputs: Any = net.apply({"params": params}, image)
@@ -175,13 +175,13 @@ def prepare_classifier(golden: Golden) -> Prepared:
 
 
 def _decay_groups(
-    golden: Golden, rules: Rules, template: dict[str, Any], depth: int
+    golden: Golden, rules: Rules, template: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """({output: theirs}, {output: ours}) of meta's learning-rate scales and weight decays."""
     references: dict[str, np.ndarray] = {}
     ours: dict[str, np.ndarray] = {}
     if "lr_scale" in golden.meta:
-        scales = layer_scales(template, depth, float(golden.meta.get("layer_decay", 0.75)))
+        scales = layer_scales(template, float(golden.meta.get("layer_decay", 0.75)))
         references["meta/lr_scale"], ours["meta/lr_scale"] = _side_by_side(golden.meta["lr_scale"], rules, scales)
     if "weight_decay" in golden.meta:
         theirs = golden.meta["weight_decay"]

@@ -31,7 +31,7 @@ from mae_jax.masking.blocks import blocks
 from mae_jax.masking.select import complement, select
 from mae_jax.methods.base import Cost, FrozenSpec, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer, drop_path
+from mae_jax.nets.block import Transformer, drop_path, drop_paths
 from mae_jax.nets.layers import apply
 from mae_jax.nets.regressor import CodeDecoder, Projection, Regressor, cut_normal
 from mae_jax.nets.tokenizers import DalleEncoder, KMeans
@@ -250,7 +250,8 @@ class CAE(Method):
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
-        return apply(self.encoder, params["encoder"], batch["image"])
+        drop = drop_paths(ctx, self.compute, self.depth, len(batch["image"]), train)
+        return apply(self.encoder, params["encoder"], batch["image"], drop=drop)
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         patch, palette = sizes(self.patch), seen["palette"]

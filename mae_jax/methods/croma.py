@@ -31,7 +31,7 @@ from mae_jax.masking import scores
 from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer, check_width
+from mae_jax.nets.block import Transformer, check_width, drop_paths
 from mae_jax.nets.cross import ContrastHead, JointEncoder, PooledHead
 from mae_jax.nets.layers import apply, torch_linear
 from mae_jax.nets.vit import Decoder, Encoder, sizes
@@ -201,12 +201,16 @@ class CROMA(Method):
         """
         images = self._sensors(batch)
         bias = alibi.full_bias(self.heads, grid_shape(next(iter(images.values())).shape[1:3], sizes(self.patch)))
-        found = {s: apply(self.encoder(s), params[s], x, bias=bias) for s, x in images.items()}
+        b, half = len(next(iter(images.values()))), self.depth // 2
+        depths = {"optical": self.depth, "radar": half}
+        drop = {s: drop_paths(ctx, self.compute, depths[s], b, train, name=f"{s}/drop_path") for s in images}
+        found = {s: apply(self.encoder(s), params[s], x, drop=drop[s], bias=bias) for s, x in images.items()}
         parts = {s: f.normed for s, f in found.items()}
         parts |= {f"{s}_gap": apply(self.gap, params[f"{s}_gap"], f.normed) for s, f in found.items()}
         features = next(iter(found.values()))
         if len(found) == len(SENSORS):
-            tokens, normed = apply(self.joint, params["joint"], parts["radar"], parts["optical"], bias, bias)
+            both = drop_paths(ctx, self.compute, half, b, train, branches=3, name="joint/drop_path")
+            tokens, normed = apply(self.joint, params["joint"], parts["radar"], parts["optical"], bias, bias, both)
             parts |= {"joint": normed, "joint_gap": normed.astype(jnp.float32).mean(axis=1)}
             features = dataclasses.replace(features, tokens=tokens, normed=normed, hidden=())
         return dataclasses.replace(features, parts=parts)

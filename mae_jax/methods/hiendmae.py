@@ -28,7 +28,7 @@ from mae_jax.masking import scores
 from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer, check_width
+from mae_jax.nets.block import Transformer, check_width, drop_paths
 from mae_jax.nets.cross import HierarchicalDecoder
 from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Encoder, sizes
@@ -155,7 +155,8 @@ class HiEndMAE(Method):
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
-        return apply(self.encoder, params["encoder"], batch["volume"])
+        drop = drop_paths(ctx, self.compute, self.depth, len(batch["volume"]), train)
+        return apply(self.encoder, params["encoder"], batch["volume"], drop=drop)
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         """The middle slice along the last axis."""

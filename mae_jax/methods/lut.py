@@ -30,7 +30,7 @@ from mae_jax.masking import scores
 from mae_jax.masking.select import keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer, check_width
+from mae_jax.nets.block import Transformer, check_width, drop_paths
 from mae_jax.nets.heads import Head, HeadActivation, HeadNorm
 from mae_jax.nets.layers import apply, apply_stats
 from mae_jax.nets.vit import Decoder, Encoder, sizes
@@ -194,7 +194,8 @@ class LUT(Method):
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
-        return apply(self.encoder, params["encoder"], batch["image"])
+        drop = drop_paths(ctx, self.compute, self.depth, len(batch["image"]), train)
+        return apply(self.encoder, params["encoder"], batch["image"], drop=drop)
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         tokens = patchify(batch["image"], sizes(self.patch))

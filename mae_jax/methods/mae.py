@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mae_jax.core.keys import Context
-from mae_jax.core.types import Aux, Batch, Features, Params, Stats
+from mae_jax.core.types import Aux, Batch, Features, Mask, Params, Stats
 from mae_jax.losses.masked import masked_mean, squared_error
 from mae_jax.masking import scores
 from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
 from mae_jax.nets import flops
-from mae_jax.nets.block import Transformer, check_width
+from mae_jax.nets.block import Transformer, check_width, drop_paths
 from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Decoder, Encoder, sizes
 from mae_jax.targets import pixels
@@ -46,6 +46,7 @@ class MAE(Method):
       norm_eps: of every layer norm.
       positions: of the encoder: "sincos", the paper's fixed table; "learned", a parameter of `image_size`'s grid,
         which other sizes interpolate (published classifiers; fine-tuning). The decoder's are always fixed.
+      activation: of the MLPs: "gelu", exact; "gelu_tanh", approximated, as in big_vision's and JAX's own ViTs.
     """
 
     name: ClassVar[str] = "mae"
@@ -65,6 +66,7 @@ class MAE(Method):
     norm_pix: bool = False
     norm_eps: float = 1e-6
     positions: Literal["sincos", "learned"] = "sincos"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
 
     @property
     def batch_spec(self) -> Mapping[str, Leaf]:
@@ -77,15 +79,16 @@ class MAE(Method):
     @property
     def encoder(self) -> Encoder:
         shape = Transformer(
-            self.dim, self.depth, self.heads, self.mlp_ratio, norm_eps=self.norm_eps, compute=self.compute
-        )
+            self.dim, self.depth, self.heads, self.mlp_ratio, norm_eps=self.norm_eps, activation=self.activation,
+            compute=self.compute,
+        )  # fmt: skip
         return Encoder(shape, sizes(self.patch), self.class_token, positions=self.positions, grid=self.grid)
 
     @property
     def decoder(self) -> Decoder:
         shape = Transformer(
             self.decoder_dim, self.decoder_depth, self.decoder_heads, self.mlp_ratio, norm_eps=self.norm_eps,
-            compute=self.compute,
+            activation=self.activation, compute=self.compute,
         )  # fmt: skip
         return Decoder(shape, out=math.prod(sizes(self.patch)) * self.channels)
 
@@ -115,10 +118,14 @@ class MAE(Method):
         decoder = self.decoder.init(decoder_key, visible.normed, mask, self.grid, visible.prefix)
         return {"encoder": encoder["params"], "decoder": decoder["params"]}, {}
 
+    def mask(self, ctx: Context, image: Float[Array, "b h w c"]) -> Mask:
+        """Which patches are hidden: uniformly drawn ones (Sec. 3). A variation that hides others overrides this."""
+        n = math.prod(self.grid)
+        return select(scores.random(ctx, image.shape[0], n), keep_count(n, self.mask_ratio))
+
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
         image, valid = batch["image"], batch.get("valid_tokens")
-        n = math.prod(self.grid)
-        mask = select(scores.random(ctx, image.shape[0], n), keep_count(n, self.mask_ratio))
+        mask = self.mask(ctx, image)
         visible = apply(self.encoder, params["encoder"], image, mask, valid)
         pred = apply(self.decoder, params["decoder"], visible.normed, mask, self.grid, visible.prefix, valid)
         target = patchify(image, sizes(self.patch))
@@ -134,7 +141,8 @@ class MAE(Method):
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
-        return apply(self.encoder, params["encoder"], batch["image"], None, batch.get("valid_tokens"))
+        drop = drop_paths(ctx, self.compute, self.depth, len(batch["image"]), train)
+        return apply(self.encoder, params["encoder"], batch["image"], None, batch.get("valid_tokens"), drop)
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         tokens = patchify(batch["image"], sizes(self.patch))

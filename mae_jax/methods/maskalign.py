@@ -33,7 +33,7 @@ from mae_jax.masking.select import keep_count, select
 from mae_jax.methods.base import Cost, FrozenSpec, Leaf, Method, Rest
 from mae_jax.nets import flops
 from mae_jax.nets.adaptor import Adaptor
-from mae_jax.nets.block import Transformer, check_width, drop_path
+from mae_jax.nets.block import Transformer, check_width, drop_path, drop_paths
 from mae_jax.nets.layers import apply
 from mae_jax.nets.tower import KINDS, Tower, attention
 from mae_jax.nets.vit import Encoder, sizes
@@ -256,7 +256,8 @@ class MaskAlign(Method):
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
-        return apply(self.encoder, params["encoder"], batch["image"])
+        drop = drop_paths(ctx, self.compute, self.depth, len(batch["image"]), train)
+        return apply(self.encoder, params["encoder"], batch["image"], drop=drop)
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         image, patch = batch["image"], sizes(self.patch)

@@ -27,7 +27,7 @@ from mae_jax.losses.masked import masked_mean, squared_error
 from mae_jax.masking import scores
 from mae_jax.masking.select import select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
-from mae_jax.nets.block import drop_path
+from mae_jax.nets.block import drop_path, drop_paths
 from mae_jax.nets.convnet import ConvNet, only
 from mae_jax.nets.convnext import ConvNeXt
 from mae_jax.nets.layers import apply_stats
@@ -181,7 +181,9 @@ class SparK(Method):
     ) -> Features:
         """The dense network; its tokens are the coarsest map. No norm follows it, so that they are `normed` as well."""
         stats = rest["stats"].get("encoder", {})
-        levels, new = apply_stats(self.encoder, params["encoder"], stats, batch["image"], train=train)
+        drop = drop_paths(ctx, self.compute, sum(self.depths), len(batch["image"]), train, branches=1)
+        drop = None if drop is None else drop[:, :, 0]
+        levels, new = apply_stats(self.encoder, params["encoder"], stats, batch["image"], None, drop, train=train)
         tokens = _tokens(levels[0])
         return Features(
             tokens, tokens, tokens[:, :0], levels[0].shape[1:3], levels=levels,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.errors import UserError
+from mae_jax.core.keys import Context
 from mae_jax.core.mesh import shard
 from mae_jax.nets.attention import Attention, Bias
 from mae_jax.nets.compute import Compute
@@ -27,7 +28,8 @@ class Transformer:
       qkv_bias, qk_scale: of attention (nets/attention.py).
       norm_eps: of every layer norm.
       layer_scale: what the factors `gamma1`, `gamma2` of the two branches start from; None: there are none (CaiT).
-      activation: of the MLP: "gelu", exact; "quick_gelu", x sigmoid(1.702 x) (CLIP).
+      activation: of the MLP: "gelu", exact; "gelu_tanh", its tanh approximation (Flax's default); "quick_gelu",
+        x sigmoid(1.702 x) (CLIP).
       kernel_init: of every linear layer.
     """
 
@@ -39,7 +41,7 @@ class Transformer:
     qk_scale: float | None = None
     norm_eps: float = 1e-6
     layer_scale: float | None = None
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
     kernel_init: Initializer = xavier
     compute: Compute = Compute()
 
@@ -53,12 +55,13 @@ def check_width(dim: int, heads: int, axes: int = 0, part: str = "") -> None:
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact (erf) GELU between."""
+    """Two linear layers with an activation between, by default an exact (erf) GELU."""
 
     hidden: int
     dtype: Any = jnp.float32
@@ -146,7 +149,7 @@ def run_blocks(
     call: Callable[..., Array],
     shape: Transformer,
     x: Array,
-    each: Array | None = None,
+    each: Any = None,
 ) -> tuple[Array, tuple[Array, ...]]:
     """`x` through equal blocks, the children "0", "1", ... of `stack` -> (the last output, every output).
 
@@ -154,21 +157,22 @@ def run_blocks(
       make: builds a block: `make(name=...)`.
       call: (block, x, what this block gets of `each`) -> its output.
       shape: says how many blocks there are and how they run.
-      each: something of its own for every block, blocks along the first axis.
+      each: something of its own for every block: a tree of arrays, blocks along the first axis.
     """
     depth, compute = shape.depth, shape.compute
+    own = lambda i: jax.tree.map(lambda a: a[i], each)
     if stack.is_initializing():
         hidden = []
         for i in range(depth):
-            x = call(make(name=str(i)), x, None if each is None else each[i])
+            x = call(make(name=str(i)), x, own(i))
             hidden.append(x)
         return x, tuple(hidden)
     if depth == 0:
         return x, ()
     block = make(parent=None)
 
-    def run(params, x, own):
-        return call(partial(block.apply, {"params": params}), x, own)
+    def run(params, x, mine):
+        return call(partial(block.apply, {"params": params}), x, mine)
 
     if compute.remat != "none":
         run = jax.checkpoint(run, policy=POLICIES[compute.remat])
@@ -184,7 +188,7 @@ def run_blocks(
         return x, tuple(every[i] for i in range(depth))
     hidden = []
     for i, layer in enumerate(layers):
-        x = run(layer, x, None if each is None else each[i])
+        x = run(layer, x, own(i))
         hidden.append(x)
     return x, tuple(hidden)
 
@@ -202,3 +206,19 @@ def drop_path(noise: Float[Array, "b depth k"], rate: float) -> Float[Array, "b 
     depth = noise.shape[1]
     keep = 1 - jnp.linspace(0.0, rate, depth)[None, :, None]
     return jnp.where(noise < keep, 1 / keep, 0.0)
+
+
+def drop_paths(
+    ctx: Context | None,
+    compute: Compute,
+    depth: int,
+    b: int,
+    train: bool,
+    *,
+    branches: int = 2,
+    name: str = "drop_path",
+) -> Float[Array, "b depth branches"] | None:
+    """The multipliers of `Method.encode` in training: drawn per row of the global batch; None where nothing drops."""
+    if ctx is None or not train or not compute.drop_path:
+        return None
+    return drop_path(ctx.uniform(name, (b, depth, branches)), compute.drop_path)

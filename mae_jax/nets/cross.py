@@ -24,6 +24,8 @@ class CrossBlock(nn.Module):
     Attributes:
       norm_memory: the memory passes the same norm as the queries (CROMA), or none (Hi-End-MAE).
       fused_kv: of the cross attention.
+
+    `drop` multiplies the three branches per sample (nets/block.py).
     """
 
     shape: Transformer
@@ -37,17 +39,19 @@ class CrossBlock(nn.Module):
         memory: Float[Array, "b m d"],
         bias: Float[Array, "#b #h n n"] | None = None,
         cross_bias: Float[Array, "#b #h n m"] | None = None,
+        drop: Float[Array, "b 3"] | None = None,
     ) -> Float[Array, "b n d"]:
         s, dtype = self.shape, self.shape.compute.dtype
+        add = lambda x, y, i: x + (y if drop is None else y * drop[:, i, None, None].astype(y.dtype))
         x = shard(x)
         y = LayerNorm(s.norm_eps, dtype, name="norm1")(x)
-        x = x + Attention(s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, name="attn")(y, None, bias)
+        x = add(x, Attention(s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, name="attn")(y, None, bias), 0)
         norm = LayerNorm(s.norm_eps, dtype, name="norm2")
         y, memory = norm(x), norm(memory) if self.norm_memory else memory
         cross = CrossAttention(s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, self.fused_kv, name="cross")
-        x = x + cross(y, memory, bias=cross_bias)
+        x = add(x, cross(y, memory, bias=cross_bias), 1)
         y = LayerNorm(s.norm_eps, dtype, name="norm3")(x)
-        return x + Mlp(int(s.dim * s.mlp_ratio), dtype, s.activation, s.kernel_init, name="mlp")(y)
+        return add(x, Mlp(int(s.dim * s.mlp_ratio), dtype, s.activation, s.kernel_init, name="mlp")(y), 2)
 
 
 class CrossStack(nn.Module):
@@ -67,10 +71,13 @@ class CrossStack(nn.Module):
         memory: Float[Array, "b m d"] | Float[Array, "depth b m d"],
         bias: Float[Array, "#b #h n n"] | None = None,
         cross_bias: Float[Array, "#b #h n m"] | None = None,
+        drop: Float[Array, "b depth 3"] | None = None,
     ) -> Float[Array, "b n d"]:
         make = partial(CrossBlock, self.shape, self.norm_memory, self.fused_kv)
-        call = lambda block, x, own: block(x, memory if own is None else own, bias, cross_bias)
-        return run_blocks(self, make, call, self.shape, x, memory if memory.ndim == 4 else None)[0]
+        call = lambda block, x, own: block(x, own.get("memory", memory), bias, cross_bias, own.get("drop"))
+        each = {"memory": memory} if memory.ndim == 4 else {}
+        each |= {} if drop is None else {"drop": drop.swapaxes(0, 1)}
+        return run_blocks(self, make, call, self.shape, x, each)[0]
 
 
 class HierarchicalDecoder(nn.Module):
@@ -134,9 +141,10 @@ class JointEncoder(nn.Module):
         optical: Float[Array, "b m d"],
         bias: Float[Array, "#b h n n"],
         cross_bias: Float[Array, "#b h n m"],
+        drop: Float[Array, "b depth 3"] | None = None,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
         """Return the tokens before and after the last norm."""
-        x = CrossStack(self.shape, norm_memory=True, name="blocks")(radar, optical, bias, cross_bias)
+        x = CrossStack(self.shape, norm_memory=True, name="blocks")(radar, optical, bias, cross_bias, drop)
         return x, LayerNorm(self.shape.norm_eps, self.shape.compute.dtype, name="norm")(x)
 
 

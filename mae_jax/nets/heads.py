@@ -43,3 +43,25 @@ class Head(nn.Module):
             width = self.hidden if i < self.depth - 1 else self.out
             x = dense(width, f"fc{i}", self.dtype, use_bias=False)(x)
         return x
+
+
+class ClassHead(nn.Module):
+    """A linear classifier of pooled features.
+
+    Attributes:
+      norm: whether a layer norm comes first (`fc_norm`: MAE's fine-tuning with mean pooling); its `eps`.
+      std: of the truncated normal that initialises the kernel; MAE: 2e-5 to fine-tune, 0.01 to probe.
+    """
+
+    classes: int
+    norm: bool = True
+    eps: float = 1e-6
+    std: float = 2e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"]) -> tuple[Float[Array, "b classes"], Float[Array, "b d"]]:
+        """Return (logits, what the linear layer reads), in float32."""
+        x = x.astype(jnp.float32)
+        x = LayerNorm(self.eps, name="fc_norm")(x) if self.norm else x
+        init = nn.initializers.truncated_normal(self.std)
+        return dense(self.classes, "head", jnp.float32, kernel_init=init)(x), x

@@ -24,6 +24,7 @@ from mae_jax.core.mesh import (
 )
 from mae_jax.core.types import Batch, Params
 from mae_jax.data.sources import Source, make_source
+from mae_jax.data.sources.subset import few_per_class
 from mae_jax.data.views import Views
 from mae_jax.methods.base import Leaf, Method
 from mae_jax.schema import Config
@@ -77,7 +78,7 @@ class Run:
         step = make_step(
             self.method, self.optimizer, self.rate, self.augment, seed=train.seed,
             microbatches=train.microbatches, average=self.config.optim.average, steps=train.steps,
-            norms=self.config.log.norms == "parts",
+            norms=self.config.log.norms == "parts", whole=inputs.mixes(self.config.augment),
         )  # fmt: skip
         states, frozen = (jax.tree.map(lambda s: s.sharding, tree) for tree in (self.shapes, self.frozen_shapes))
         jitted = jax.jit(
@@ -161,9 +162,7 @@ class Run:
 
     def open(self, split: str) -> Source:
         """The split "train" or "test" of the configured data, as data.train_split and data.test_split say."""
-        data = self.config.data
-        expression = {"train": data.train_split, "test": data.test_split}[split]
-        return make_source(data.source, expression, data.options)
+        return open_split(self.config, split)
 
     @property
     def changes(self) -> tuple[int, ...]:
@@ -184,14 +183,17 @@ class Run:
         return {}
 
 
-def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
+def build(config: Config, devices: list[jax.Device] | None = None, method: Method | None = None) -> Run:
     """Check everything that can be checked without running, then lay the run out on the devices.
+
+    Args:
+      method: what to train; None: the method that the config names (transfer/ trains something built on it).
 
     Raises:
       UserError: what does not fit, before any long work.
     """
-    method = make_method(config)
-    inputs.check(method, config.augment, config.train.microbatches)
+    method = make_method(config) if method is None else method
+    inputs.check(method, config.augment)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), sample_batch(method))
     _check_sizes(config, method, params)
     optimizer = make_optimizer(config.optim, params, config.train.steps)
@@ -208,6 +210,16 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         state_shardings(shapes, mesh),
     )
     return Run(config, method, mesh, optimizer, rate, shapes, frozen_shardings(frozen_shapes(method), mesh))
+
+
+def open_split(config: Config, split: str) -> Source:
+    """The split "train" or "test" of the configured data; of "train" transfer.labels_per_class where set."""
+    data, transfer = config.data, config.transfer
+    expression = {"train": data.train_split, "test": data.test_split}[split]
+    source = make_source(data.source, expression, data.options)
+    if split == "train" and transfer.labels_per_class is not None:
+        return few_per_class(source, transfer.labels_per_class, transfer.labels_seed)
+    return source
 
 
 def frozen_shapes(method: Method) -> dict[str, Params]:

@@ -14,17 +14,41 @@ def train_batches(run: Run, source: Source, start: int) -> pipeline.Batches:
     train, data = run.config.train, run.config.data
     stages = [(first, run.at(first).views(True)) for first in run.changes]
     return pipeline.train_batches(
-        source, stages, batch=train.batch, seed=train.seed, start=start, repeats=data.repeats, **_share(run)
+        source, stages, batch=train.batch, seed=train.seed, start=start, repeats=data.repeats, **share(run)
     )
 
 
-def eval_batches(run: Run, source: Source) -> pipeline.Batches:
-    """The split once, in order, without augmentation."""
+def eval_batches(run: Run, source: Source, start: int = 0) -> pipeline.Batches:
+    """The split once, in order, without augmentation, from batch number `start` on."""
     settings = run.config.eval
-    return pipeline.eval_batches(source, run.views(False), batch=settings.batch, limit=settings.limit, **_share(run))
+    return pipeline.eval_batches(
+        source, run.views(False), batch=settings.batch, limit=settings.limit, start=start, **share(run)
+    )
 
 
-def _share(run: Run) -> dict[str, Any]:
+def view_batches(run: Run, source: Source, samples: int, views: int) -> tuple[pipeline.Batches, int]:
+    """(batches, how many of them to take): `views` augmented views in a row of each of `samples` records.
+
+    The records and their augmentation are the same each time (seed 0), whatever the run's.
+    """
+    batch = views * run.mesh.size * max(1, run.config.eval.batch // (views * run.mesh.size))
+    batches = pipeline.train_batches(source, run.views(True), batch=batch, seed=0, repeats=views, **share(run))
+    return batches, -(-samples * views // batch)
+
+
+def few_batches(run: Run, source: Source) -> pipeline.Batches:
+    """One batch of the split, of records spread over it, without augmentation."""
+    batch = run.config.eval.batch
+    return pipeline.eval_batches(source, run.views(False), batch=batch, limit=batch, **share(run))
+
+
+def eval_pass(run: Run, source: Source) -> tuple[int, int]:
+    """(number of batches, samples in each) of `eval_batches`."""
+    limit, batch = run.config.eval.limit, run.config.eval.batch
+    return -(-min(len(source), limit or len(source)) // batch), batch
+
+
+def share(run: Run) -> dict[str, Any]:
     """Which rows this process computes, and with what."""
     data = run.config.data
     return {

@@ -20,7 +20,7 @@ def is_volume(name: str) -> bool:
     return name == "volume"
 
 
-def check(method: Method, augment: Augment, microbatches: int = 1) -> None:
+def check(method: Method, augment: Augment) -> None:
     """Raise UserError where the augmentation cannot be or does not fit the method's leaves."""
     _values(augment)
     spec = method.batch_spec
@@ -47,11 +47,6 @@ def check(method: Method, augment: Augment, microbatches: int = 1) -> None:
                 f"augment.volume_turn={augment.volume_turn} turns the first two axes into each other, but the method "
                 f"reads volumes of {leaf.shape[0]} x {leaf.shape[1]}: make them equal, or leave the turns out."
             )
-    if microbatches > 1 and (augment.mixup or augment.cutmix):
-        raise UserError(
-            f"augment.mixup={augment.mixup} and cutmix={augment.cutmix} mix each image with another of the batch, and "
-            f"train.microbatches={microbatches} would let them meet within a part only: set train.microbatches=1."
-        )
     _normalisation(method, augment, images)
 
 
@@ -83,6 +78,8 @@ def _values(a: Augment) -> None:
             f"augment.one_of shares one draw among grayscale={a.grayscale}, blur={a.blur} and solarize={a.solarize}, "
             f"which add up to more than 1: make them smaller, or set augment.one_of=False."
         )
+    if not 0 < a.eval_crop <= 1:
+        raise UserError(f"augment.eval_crop={a.eval_crop}: a share of the image in (0, 1] expected.")
     if min(a.canvas) < 1:
         raise UserError(f"augment.canvas={a.canvas}: (height, width) of at least 1 pixel expected.")
 

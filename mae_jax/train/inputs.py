@@ -8,7 +8,8 @@ colours, normalisation, noise, erasing, mixing) is the device's on both. docs/au
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from mae_jax.augment import colour, crop, mixup, volume
 from mae_jax.augment.erase import erase
@@ -24,7 +25,7 @@ from mae_jax.methods.base import Leaf
 from mae_jax.schema import Augment
 from mae_jax.train.input_checks import check, coloured, is_image, is_volume
 
-__all__ = ["batch_leaves", "check", "host_leaves", "is_image", "on_device", "views", "with_targets"]
+__all__ = ["batch_leaves", "check", "host_leaves", "is_image", "mixes", "on_device", "views"]
 
 EXTENT = ".extent"
 Spec = Mapping[str, Leaf]
@@ -64,6 +65,8 @@ def host_leaves(spec: Spec, augment: Augment, train: bool) -> dict[str, HostLeaf
     shared = canvases(spec) if train and augment.where == "device" else {}
     leaves: dict[str, HostLeaf] = {}
     for name, leaf in spec.items():
+        if name == "label":  # comes with every batch (data/plan.py)
+            continue
         if name in shared:
             if shared[name] == name:
                 leaves[name] = Canvas(augment.canvas, leaf.shape[-1])
@@ -80,7 +83,7 @@ def _host(leaf: Leaf, a: Augment, train: bool) -> HostAugment:
     height, width, channels = leaf.shape
     return HostAugment(
         size=(height, width), channels=channels, crop_scale=a.crop_scale if train else None, crop_ratio=a.crop_ratio,
-        flip=a.flip and train, pad=a.pad if train else 0, resample=_interpolation(leaf, a),
+        flip=a.flip and train, pad=a.pad if train else 0, resample=_interpolation(leaf, a), crop_fraction=a.eval_crop,
         **_policy(a) if train and a.randaugment is not None else {},
     )  # fmt: skip
 
@@ -102,29 +105,10 @@ def _interpolation(leaf: Leaf, a: Augment) -> str:
 def on_device(spec: Spec, augment: Augment, batch: Batch, ctx: Context | None) -> Batch:
     """The device's share: canvases or integers -> the arrays that the loss reads.
 
-    Without a context nothing random happens (canvases give their centre crops). Images alone are mixed; `with_targets`
-    gives the soft targets too.
+    Without a context nothing random happens (canvases give their centre crops). Where images are mixed and the spec has
+    a "label" [b], "label_partner" [b] and "label_share" [b] come with them: the other image's label, and the share of
+    the own one (mixup.soft_targets).
     """
-    out, _ = _augmented(spec, augment, batch, ctx)
-    return out
-
-
-def with_targets(
-    spec: Spec,
-    augment: Augment,
-    batch: Batch,
-    ctx: Context | None,
-    labels: Int[Array, " b"],
-    *,
-    classes: int,
-    smoothing: float = 0.0,
-) -> tuple[Batch, Float[Array, "b {classes}"]]:
-    """`on_device` and the soft targets [b, classes] of the same mixing: what fine-tuning trains on."""
-    out, mixed = _augmented(spec, augment, batch, ctx)
-    return out, mixup.soft_targets(labels, classes, smoothing, 1.0 if mixed is None else mixed.lam)
-
-
-def _augmented(spec: Spec, augment: Augment, batch: Batch, ctx: Context | None) -> tuple[Batch, mixup.Draw | None]:
     out = {name: array for name, array in batch.items() if not name.endswith(EXTENT)}
     images = {name: leaf for name, leaf in spec.items() if is_image(name)}
     for name in images:
@@ -132,17 +116,25 @@ def _augmented(spec: Spec, augment: Augment, batch: Batch, ctx: Context | None) 
             group = {n: leaf for n, leaf in images.items() if name in (n, leaf.crop_of)}
             out |= _view(name, group, augment, _pictures(name, group, spec, augment, batch, ctx), ctx)
     if ctx is None:
-        return out, None
+        return out
     changes = volume.Changes(augment.volume_flip, augment.volume_turn, augment.volume_scale, augment.volume_shift)
     for name in spec:
         if is_volume(name) and name in out and changes != volume.Changes():
             out[name] = volume.change(out[name], ctx, name, changes)
-    if not (augment.mixup or augment.cutmix):
-        return out, None
+    if not mixes(augment):
+        return out
     seen = [name for name in images if name in out]
     size = _size(images[seen[0]])
     drawn = mixup.draw(ctx.key("augment/mix"), size, mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix)
-    return out | {name: mixup.mix_images(out[name], drawn, bool(augment.cutmix)) for name in seen}, drawn
+    if "label" in spec:
+        labels = out["label"]
+        out |= {"label_partner": labels[::-1], "label_share": jnp.broadcast_to(drawn.lam, labels.shape)}
+    return out | {name: mixup.mix_images(out[name], drawn, bool(augment.cutmix)) for name in seen}
+
+
+def mixes(augment: Augment) -> bool:
+    """Whether images of a batch are mixed with each other, so that no part of it can be augmented by itself."""
+    return bool(augment.mixup or augment.cutmix)
 
 
 def _pictures(name: str, group: Spec, spec: Spec, a: Augment, batch: Batch, ctx: Context | None) -> dict[str, Array]:

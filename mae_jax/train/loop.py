@@ -1,8 +1,9 @@
 """The training loop: everything around the step. Reads from top to bottom as a run happens."""
 
+import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import replicated
 from mae_jax.data.batches import Problems
 from mae_jax.data.pipeline import fingerprint
-from mae_jax.eval.pictures import save_png
-from mae_jax.eval.probes import results_json, table
-from mae_jax.eval.reconstruct import draw_grid, reconstructor
+from mae_jax.eval.reconstruct import reconstructor
+from mae_jax.eval.report import full_json, results_json
+from mae_jax.methods.base import Method
 from mae_jax.schema import Config
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
 from mae_jax.train.hardware import mfu
-from mae_jax.train.pictures import spread
+from mae_jax.train.pictures import save_step, spread
 from mae_jax.train.plots import plot_run
 from mae_jax.train.probing import Probes
 from mae_jax.train.progress import Progress
@@ -36,16 +37,40 @@ INTERRUPTED = 143  # exit status after a signal, as a shell reports SIGTERM
 BROKEN = 10  # skipped updates in a row after which a run is given up
 
 
-def train(config: Config, workdir: Path) -> int:
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a run trains: pretraining (`PRETRAINING`), or what stands on it (mae_jax/transfer/).
+
+    Attributes:
+      name: `config.transfer.task` of its runs.
+      build: config -> Run.
+      start: a fresh run's state.
+      scores: class of (run, train split, test split) that measures states, as `Probes` does.
+      report: what is said and written at the end: (scores, state, workdir).
+    """
+
+    name: str
+    build: Callable[[Config], Run]
+    start: Callable[[Run], State]
+    scores: Callable[..., Any]
+    report: Callable[[Any, State, Path], None]
+
+
+def train(config: Config, workdir: Path, task: Task | None = None) -> int:
     """Train to the end of the schedule, or until a signal; resume where `workdir` left off.
 
     Returns: the exit status, 0 when the schedule was finished.
     """
+    task = task or PRETRAINING
+    if config.transfer.task != task.name:
+        verb = "train" if config.transfer.task == "none" else config.transfer.task
+        raise UserError(f"this config says transfer.task='{config.transfer.task}': use it with `mae_jax {verb}`.")
     refuse_other_config(config, workdir)
-    run = build(config)
+    run = task.build(config)
     source, test = run.open("train"), run.open("test")
+    scores = task.scores(run, source, test)
     if config.eval.every or config.eval.protocols:
-        Probes.check(run, source, test)
+        scores.check(run, source, test)
     lead = jax.process_index() == 0
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -58,7 +83,7 @@ def train(config: Config, workdir: Path) -> int:
         Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
         Preemption() as preemption,
     ):
-        state = resume(run, checkpoints, data) or warm_start(run, config.train.init) or run.init()
+        state = resume(run, checkpoints, data) or task.start(run)
         start = int(state["step"])
         writers = Writers(
             workdir, tensorboard=config.log.tensorboard, resume_step=start, config=config.to_dict(), active=lead,
@@ -67,7 +92,7 @@ def train(config: Config, workdir: Path) -> int:
         if lead:
             (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
             print(summary(run, workdir, source.describe(), start), file=sys.stderr, flush=True)
-        loop = Loop(run, workdir, checkpoints, writers, data, source, test)
+        loop = Loop(run, workdir, checkpoints, writers, data, source, test, scores)
         try:
             state, finished = loop.run(state, start, preemption)
         finally:
@@ -82,7 +107,7 @@ def train(config: Config, workdir: Path) -> int:
             return INTERRUPTED
         if lead:
             plot_run(workdir)
-        report(loop.probes, state, workdir)
+        task.report(scores, state, workdir)
     return 0
 
 
@@ -95,12 +120,12 @@ class Loop:
 
     def __init__(
         self, run: Run, workdir: Path, checkpoints: Checkpoints, writers: Writers, data: dict[str, Any],
-        source: Any, test: Any,
+        source: Any, test: Any, probes: Any,
     ):  # fmt: skip
         self.built, self.workdir, self.checkpoints, self.writers, self.data = run, workdir, checkpoints, writers, data
         self.source, self.test = source, test
         self.config = run.config
-        self.probes = Probes(run, source, test)
+        self.probes = probes
         self.pictures = reconstructor(
             run.method, run.augment, sharding=replicated(run.mesh), steps=run.config.train.steps
         )
@@ -206,17 +231,22 @@ class Loop:
 
     def draw(self, step: int, state: State) -> None:
         """A reconstruction picture of some test images, to all writers."""
+        if type(self.built.method).pictures is Method.pictures:  # it has none: spare the compilation
+            return
         batch = spread(self.built, self.test, self.config.log.pictures)
         drawn = self.pictures(state["params"], rest_of(state, self.built.frozen), batch, 0)
         if drawn and jax.process_index() == 0:
-            picture = draw_grid(drawn, self.built.colours, self.config.log.pictures)
-            save_png(self.workdir / "pictures" / f"step_{step:08d}.png", picture)
-            self.writers.images(step, "reconstruction", picture)
+            self.writers.images(step, "reconstruction", save_step(self.built, self.workdir, step, drawn))
 
     def save(self, step: int, state: State) -> None:
         """Start saving a checkpoint; `data.position` is the number of the next batch."""
         data = self.data | {"position": step}
         self.checkpoints.save(step, state, data=data, config=self.config.to_dict(), metrics=self.scores)
+
+
+def start(run: Run) -> State:
+    """A fresh state, from other weights where train.init names a run."""
+    return warm_start(run, run.config.train.init) or run.init()
 
 
 def refuse_other_config(config: Config, workdir: Path) -> None:
@@ -262,12 +292,17 @@ def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State
     return restored.state
 
 
-def report(probes: "Probes", state: State, workdir: Path) -> None:
-    """The table at the end: to the screen and as results.json."""
+def report(probes: Probes, state: State, workdir: Path) -> None:
+    """The tables at the end: to the screen, as results.json, and with all details as results_full.json."""
     if not probes.protocols:
         return
-    results = probes.final(state)
+    found = probes.final(state)
     if jax.process_index() == 0:
-        path = workdir / "results.json"
-        path.write_text(json.dumps(results_json(results), indent=2) + "\n")
-        print(f"\n{table(results)}\n\nwritten to {path}", flush=True)
+        weights = {"path": str(workdir), "step": int(state["step"])}
+        full = full_json(found.results, found.health, configs=probes.configs(), weights=weights, **probes.facts())
+        for name, content in (("results", results_json(found.results, found.health)), ("results_full", full)):
+            (workdir / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+        print(f"\n{probes.table(found)}\n\nwritten to {workdir / 'results.json'}", flush=True)
+
+
+PRETRAINING = Task("none", build, start, Probes, report)

@@ -21,7 +21,10 @@ from mae_jax.train.schedules import Schedule, weight_decay
 # Pretraining (facebookresearch/mae): vectors do not decay, but class and mask tokens do.
 PRETRAIN_DECAY = Optim.decay_rules
 # Fine-tuning: neither do class token and positions.
-FINETUNE_DECAY = ((r"(^|/)(bias|scale|class_token|pos_embed)$", 0.0), (r"(^|/)kernel$", 1.0))
+FINETUNE_DECAY = (
+    (r"(^|/)(bias|q_bias|v_bias|scale|gamma|slope|temperature|mix|class_token|mask_token|pos_embed)$", 0.0),
+    (r"(^|/)kernel$", 1.0),
+)
 
 
 def decay_multipliers(params: Params, rules: Sequence[tuple[str, float]] = PRETRAIN_DECAY) -> dict[str, float]:
@@ -29,19 +32,44 @@ def decay_multipliers(params: Params, rules: Sequence[tuple[str, float]] = PRETR
     return tree.match(rules, tree.flatten(params), "weight-decay rule")
 
 
-def layer_scales(params: Params, depth: int, decay: float) -> dict[str, float]:
-    """{path: learning-rate multiplier decay^(n - id)}, n = depth + 1 (facebookresearch/mae, lr_decay; BEiT).
+def layer_scales(params: Params, decay: float) -> dict[str, float]:
+    """{path: learning-rate multiplier decay^(n - id)} (facebookresearch/mae, lr_decay; BEiT).
 
-    Positions, class token and patch embedding have id 0, block i has i + 1, everything else (norms, head) has n.
+    Positions, class token, patch embedding and a convnet's stem have id 0, block i has i + 1, everything else (norms,
+    head) has n, one more than the last block. The blocks of a convnet's stage count in equal groups of up to three, and
+    with the first group what comes before its stage (SparK). Towers side by side count alike.
     """
-    return {path: decay ** (depth + 1 - _layer_id(path, depth)) for path in tree.flatten(params)}
+    ids = _layer_ids(list(tree.flatten(params)))
+    n = 1 + max((i for i in ids.values() if i is not None), default=0)
+    return {path: decay ** (n - (n if i is None else i)) for path, i in ids.items()}
 
 
-def _layer_id(path: str, depth: int) -> int:
-    if re.search(r"(^|/)(class_token|pos_embed|patch_embed/\w+)$", path):
-        return 0
-    block = re.search(r"(^|/)blocks/(\d+)/", path)
-    return int(block[2]) + 1 if block else depth + 1
+def _layer_ids(paths: Sequence[str]) -> dict[str, int | None]:
+    """{path: layer}; None: after all blocks."""
+    found: dict[str, int | None] = {}
+    stages: dict[int, set[int]] = {}  # of a convnet: the numbers of its blocks
+    for path in paths:
+        if stage := re.search(STAGE_BLOCK, path):
+            stages.setdefault(int(stage[1]), set()).add(int(stage[2]))
+    groups = {s: -(-len(blocks) // 3) for s, blocks in sorted(stages.items())}
+    firsts = {s: 1 + sum(n for other, n in groups.items() if other < s) for s in groups}
+    for path in paths:
+        if stage := re.search(STAGE_BLOCK, path):
+            s = int(stage[1])
+            size = -(-len(stages[s]) // groups[s])
+            found[path] = firsts[s] + int(stage[2]) // size
+        elif stage := re.search(r"(^|/)stage(\d+)_(conv|norm)/", path):
+            found[path] = firsts[int(stage[2])] if int(stage[2]) else 0
+        elif re.search(r"(^|/)(class_token|pos_embed|patch_embed/\w+)$", path) or (stages and re.search(STEM, path)):
+            found[path] = 0
+        else:
+            block = re.search(r"(^|/)blocks/(\d+)/", path)
+            found[path] = int(block[2]) + 1 if block else None
+    return found
+
+
+STAGE_BLOCK = r"(?:^|/)stage(\d+)_blocks/(\d+)/"
+STEM = r"(^|/)(conv1|bn1)/\w+$"
 
 
 def scale_by_path(values: Mapping[str, float]) -> optax.GradientTransformation:
@@ -122,7 +150,10 @@ def make_optimizer(config: Optim, params: Params, steps: int = 1) -> optax.Gradi
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     parts += [clip_groups(config.clip_groups, params)] if config.clip_groups else []
     multipliers = decay_multipliers(params, config.decay_rules)
-    return optax.chain(*parts, OPTIMIZERS[config.name](config, multipliers, weight_decay(config, steps)))
+    parts += [OPTIMIZERS[config.name](config, multipliers, weight_decay(config, steps))]
+    if config.layer_decay != 1:
+        parts += [scale_by_path(layer_scales(params, config.layer_decay))]
+    return optax.chain(*parts)
 
 
 # name: (optim section, {path: decay multiplier}, weight decay of a step) -> transformation that gives a direction

@@ -1,14 +1,18 @@
-"""Which samples are drawn, prepared as for evaluation."""
+"""Which samples are drawn, prepared as for evaluation, and where a run keeps its pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage, convert
 from mae_jax.data.sources import Source
+from mae_jax.eval.pictures import save_png
+from mae_jax.eval.progress_sheets import from_files, layout
+from mae_jax.eval.reconstruct import draw_grid
 from mae_jax.train.build import Run
 
 
@@ -41,6 +45,18 @@ def image_files(run: Run, paths: Sequence[Path]) -> dict[str, np.ndarray]:
             except BadImage as error:
                 raise UserError(f"cannot use the image '{path}': {error}") from None
         raise
+
+
+def save_step(run: Run, workdir: Path, step: int, drawn: Mapping[str, Any]) -> UInt8[np.ndarray, "H W 3"]:
+    """Write WORKDIR/pictures/step_STEP.png, and steps.png of this and the ones before; returns the first."""
+    folder, most = workdir / "pictures", run.config.log.pictures
+    picture = draw_grid(drawn, run.colours, most)
+    save_png(folder / f"step_{step:08d}.png", picture, layout=layout(drawn, most))
+    files = {int(path.stem.removeprefix("step_")): path for path in folder.glob("step_*.png")}
+    sheet = from_files({earlier: path for earlier, path in files.items() if earlier <= step})
+    if sheet is not None:
+        save_png(folder / "steps.png", sheet)
+    return picture
 
 
 def _prepared(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

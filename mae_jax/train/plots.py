@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mae_jax.core.errors import UserError
+from mae_jax.eval.figures import COLOURS, finish, panels, save
 from mae_jax.train.progress import si
 from mae_jax.train.writers import read_jsonl
 
-_COLOURS = ("#1f5fa8", "#c8553d", "#3a8f5c", "#8a5fb0", "#b8862b", "#4b4b4b")
+SCORES = ("probe/", "val/top", "val/average_top")  # percent: of probes, and of a classifier
 _SMOOTH_FROM = 200  # points from which a running median is drawn over the raw loss
 
 
@@ -29,22 +27,17 @@ def plot_run(workdir: str | Path) -> Path:
     source = workdir / "metrics.jsonl"
     records = read_jsonl(source)
     losses = series(records, "loss")
-    names = sorted({name for record in records for name in record if name.startswith("probe/")})
+    names = sorted({name for record in records for name in record if name.startswith(SCORES)})
     probes = {name.removeprefix("probe/"): series(records, name) for name in names}
     if not losses[0] and not probes:
         raise UserError(f"{source} holds no 'loss' and no 'probe/...' values to draw yet. Train some steps first.")
-    panels = (1 if losses[0] else 0) + (1 if probes else 0)
-    figure = Figure(figsize=(6.0 * panels, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    figure, axes = panels((1 if losses[0] else 0) + (1 if probes else 0))
     if losses[0]:
         _draw_loss(axes[0], *losses)
     if probes:
         _draw_probes(axes[-1], probes)
     figure.suptitle(workdir.absolute().name, fontsize=11, color="#333333")
-    path = workdir / "curves.png"
-    figure.savefig(path, dpi=150)
-    return path
+    return save(figure, workdir / "curves.png")
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -61,44 +54,42 @@ def running_median(values: Sequence[float | int], width: int) -> list[float]:
     return [statistics.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
 
 
-def _draw_loss(axes: Axes, steps: list[int], values: list[float]) -> None:
-    if len(values) >= _SMOOTH_FROM:
-        axes.plot(steps, values, color=_COLOURS[0], alpha=0.25, linewidth=0.8)
-        axes.plot(steps, running_median(values, len(values) // 50), color=_COLOURS[0], linewidth=1.6)
-    else:
-        axes.plot(steps, values, color=_COLOURS[0], linewidth=1.6)
-    top, low = _quantile(values, 0.995), min(values)
-    if max(values) > top + 2 * (top - low) > top:  # a spike would flatten all the rest
+def draw_line(axes: Axes, x: Sequence[float | int], values: Sequence[float], colour: str, **more: Any) -> None:
+    """A curve; a long one as its running median over the pale raw values. `more` goes to the line with the label."""
+    width = more.pop("smooth", None)
+    if width is None:
+        width = len(values) // 50 if len(values) >= _SMOOTH_FROM else 1
+    if width > 1:
+        axes.plot(x, values, color=colour, alpha=0.25, linewidth=0.8)
+        values = running_median(values, width)
+    axes.plot(x, values, color=colour, linewidth=1.6, **more)
+
+
+def limit_spikes(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
+    """Leave out of sight what would flatten all the rest: single values far above the 99.5th percentile."""
+    found = [values for values in curves if len(values)]
+    if not found:
+        return
+    top, low, most = max(_quantile(v, 0.995) for v in found), min(map(min, found)), max(map(max, found))
+    if most > top + 2 * (top - low) > top:
         axes.set_ylim(low - 0.05 * (top - low), top + 0.15 * (top - low))
-    _finish(axes, "loss")
+
+
+def _draw_loss(axes: Axes, steps: list[int], values: list[float]) -> None:
+    draw_line(axes, steps, values, COLOURS[0])
+    limit_spikes(axes, [values])
+    finish(axes, "loss", "step", si)
 
 
 def _draw_probes(axes: Axes, probes: Mapping[str, tuple[list[int], list[float]]]) -> None:
     for i, (name, (steps, values)) in enumerate(probes.items()):
-        colour = _COLOURS[(i + 1) % len(_COLOURS)]
         last = f" ({values[-1]:.1f}%)" if values else ""
-        axes.plot(
-            steps,
-            values,
-            color=colour,
-            linewidth=1.6,
-            marker="o",
-            markersize=3.5,
+        draw_line(
+            axes, steps, values, COLOURS[(i + 1) % len(COLOURS)], smooth=1, marker="o", markersize=3.5,
             label=name + last,
-        )
+        )  # fmt: skip
     axes.legend(frameon=False, fontsize=9)
-    _finish(axes, "accuracy (%)")
-
-
-def _finish(axes: Axes, label: str) -> None:
-    axes.set_xlabel("step")
-    axes.set_title(label, loc="left", fontsize=10)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: si(x)))
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    finish(axes, "accuracy (%)", "step", si)
 
 
 def _quantile(values: Sequence[float | int], q: float) -> float:

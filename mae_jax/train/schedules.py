@@ -31,6 +31,19 @@ def warmup_cosine(
     return rate
 
 
+def warmup_linear(
+    peak: float, warmup: int | float, total: int | float, end: float = 0.0, *, start: float = 0.0
+) -> Schedule:
+    """Linear from `start` over `warmup`, then linear down to `end` at `total` (mmseg: PolyLR of power 1)."""
+
+    def rate(step):
+        falling = peak + (end - peak) * jnp.clip((step - warmup) / max(total - warmup, 1e-9), 0.0, 1.0)
+        rising = start + (peak - start) * step / max(warmup, 1e-9)
+        return jnp.where(step < warmup, rising, falling)
+
+    return rate
+
+
 def scaled(base: float, batch: int, rule: str = "linear") -> float:
     """The peak rate of a whole (accumulated) batch.
 
@@ -43,6 +56,8 @@ def learning_rate(optim: Optim, batch: int, steps: int) -> Schedule:
     """The schedule that the optim section describes."""
     peak = scaled(optim.learning_rate, batch, optim.scaling)
     end = peak if optim.schedule == "constant" else max(optim.end_rate, optim.end_share * peak)
+    if optim.schedule == "linear":
+        return warmup_linear(peak, optim.warmup, steps, end, start=optim.warmup_start * peak)
     last = int(optim.schedule == "cosine_inclusive")
     return warmup_cosine(peak, optim.warmup, steps, end, start=optim.warmup_start * peak, last=last)
 

@@ -27,6 +27,7 @@ def make_step(
     seed: int,
     microbatches: int = 1,
     average: float = 0.0,
+    whole: bool = False,
     steps: int | None = None,
     norms: bool = False,
 ) -> Step:
@@ -37,6 +38,7 @@ def make_step(
       rate: learning rate of a step.
       augment: what happens to a batch on the device, before the loss.
       microbatches: in how many parts the batch runs; the result does not depend on it (but for batch-norm).
+      whole: whether `augment` needs the whole batch (mixing); then it comes before the cut into microbatches.
       average: decay of the running average of the weights; 0 keeps none.
       steps: length of the schedule, for methods that ask (`Context.steps`).
       norms: whether the metrics hold the norms of each part's gradient and update (train/norms.py).
@@ -49,10 +51,14 @@ def make_step(
         key = jax.random.key(seed)
         context = lambda rows: Context(key, state["step"], rows, plan=plan, steps=steps, given=given)
 
+        first = whole and microbatches > 1
+        if first:
+            batch = augment(batch, context(None))
+
         def loss(params, stats, part, rows):
             ctx = context(rows)
             rest = {"stats": stats, "ema": state["ema"]["teacher"], "frozen": frozen}
-            value, aux = method.loss(params, rest, augment(part, ctx), ctx)
+            value, aux = method.loss(params, rest, part if first else augment(part, ctx), ctx)
             weight = jnp.asarray(aux.weight, jnp.float32)
             return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
 

@@ -62,8 +62,9 @@ def _rate(optim: Optim, batch: int) -> str:
 
 def _model(method) -> str:
     """The method's own fields, but those that every method has."""
-    shown = {k: v for k, v in vars(method).items() if k != "compute"}
-    return ", ".join(f"{k} {_value(v)}" for k, v in shown.items())
+    shown = {k: v for k, v in vars(method).items() if k not in ("compute", "inner")}
+    own = ", ".join(f"{k} {_value(v)}" for k, v in shown.items())
+    return f"{own}; {method.inner.name}: {_model(method.inner)}" if hasattr(method, "inner") else own
 
 
 def _value(v) -> str:

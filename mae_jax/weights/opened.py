@@ -12,7 +12,8 @@ from mae_jax.schema import Config
 from mae_jax.train.build import Run, build
 from mae_jax.train.state import rest_of
 from mae_jax.train.warm_start import place_weights
-from mae_jax.weights.store import Weights, open_weights
+from mae_jax.weights.hints import Hints
+from mae_jax.weights.store import Weights, fit_positions, open_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +42,23 @@ def opened(
     *,
     file: str | None = None,
     step: int | None = None,
+    hints: Hints | None = None,
 ) -> Opened:
     """Open a workdir, a weights file or a catalogue name; `overrides` are "section.key=value".
+
+    Learned positions are resampled where an override changes the image's size; `method.norm_pix` may be said where
+    the file does not say it.
 
     Raises:
       UserError: nothing there, or weights that do not fit the config.
     """
-    weights = open_weights(source, file=file, step=step)
+    weights = open_weights(source, file=file, step=step, hints=hints)
     config = resolve(weights.config, overrides)
     run = build(config)
+    weights = fit_positions(weights, run.method)
+    if any(text.startswith("method.norm_pix=") for text in overrides):
+        info = weights.info | {"norm_pix": config.method["norm_pix"]}
+        weights = dataclasses.replace(weights, info=info)
     at = np.asarray(weights.info.get("step") or 0, np.int32)
     saved = {"step": at, "params": weights.params, "stats": weights.stats, "ema": weights.ema}
     state = place_weights(

@@ -1,11 +1,12 @@
 """The native weights file: one .safetensors with our parameter paths, the config and where the weights come from.
 
-Its tensors are named "params/...", "stats/...", "ema/...", "head/..."; the header's metadata holds `config` and `info`
-as JSON. It is read without running anything.
+Its tensors are named "params/...", "stats/...", "ema/...", "head/...", "extra/..."; the header's metadata
+holds `config` and `info` as JSON. It is read without running anything.
 """
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from mae_jax.core.errors import UserError
 
 FORMAT = "mae_jax-weights-1"
 KINDS = ("pretraining", "encoder", "classifier")
-PARTS = ("params", "stats", "ema", "head")
+PARTS = ("params", "stats", "ema", "head", "extra")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Weights:
       config: nested plain dict as `Config.to_dict` gives it; at least "method" and "augment" (mean, std).
       params, stats, ema: as in a train state; an encoder-only file holds the encoder's parameters alone.
       head: of a classifier: {"params": ..., "stats": ...}; its other facts are in `info["head"]`.
+      extra: fixed position tables, "encoder" and "decoder", of a published file that differ from ours in their last
+        bits: nothing reads them, and they go out again as they came.
       info: {"kind": one of KINDS, "norm_pix": bool | None, "source", "sha256", "licence", "step", "mae_jax", ...}.
     """
 
@@ -40,6 +43,7 @@ class Weights:
     ema: dict[str, Any] = dataclasses.field(default_factory=dict)
     head: dict[str, Any] | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -57,6 +61,12 @@ def write(path: str | os.PathLike[str], weights: Weights) -> Path:
     flat = {name: np.ascontiguousarray(a) for name, a in tree.flatten(trees).items()}
     meta = {"config": weights.config, "info": weights.info | {"mae_jax": mae_jax.__version__}}
     data = save(flat, {"format": FORMAT} | {key: json.dumps(value) for key, value in meta.items()})
+    replace(path, data)
+    return path
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -67,7 +77,6 @@ def write(path: str | os.PathLike[str], weights: Weights) -> Path:
     except BaseException:
         os.unlink(temporary)
         raise
-    return path
 
 
 def read(path: str | os.PathLike[str]) -> Weights:
@@ -86,7 +95,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     found: dict[str, Any] = {part: {} for part in PARTS} | tree.unflatten(read_tensors(Path(path)))
     return Weights(
         json.loads(meta["config"]), found["params"], found["stats"], found["ema"], found["head"] or None,
-        json.loads(meta["info"]),
+        json.loads(meta["info"]), found["extra"],
     )  # fmt: skip
 
 
@@ -105,6 +114,11 @@ def metadata(path: str | os.PathLike[str]) -> Mapping[str, str]:
             return {}
 
 
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the workdir of a run that has saved."""
+    return (Path(path) / "checkpoints").is_dir()
+
+
 def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> Weights:
     """The newest good checkpoint of a run (or that of `step`), without optimizer state."""
     from mae_jax.train.checkpoint import restore_arrays
@@ -113,23 +127,97 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     if not path.is_file():
         raise UserError(f"{workdir} is no run: it has no config.json. Give the workdir of a `mae_jax train`.")
     config = json.loads(path.read_text())
+    task = config.get("transfer", {}).get("task", "none")
+    if task != "none":  # a finished run of fine-tuning is the classifier that it wrote
+        model = Path(workdir) / "model.safetensors"
+        if step is not None or not model.is_file():
+            raise UserError(
+                f"{workdir} is a run of `mae_jax {task}`, whose checkpoints hold no encoder by itself: a "
+                f"finished run of `mae_jax finetune` has its weights in {model}."
+            )
+        return read(model)
     saved: dict[str, Any] = {"stats": {}, "ema": {}} | restore_arrays(
         Path(workdir), step, subtree=("step", "params", "stats", "ema")
     )
-    info = {"kind": "pretraining", "source": str(workdir), "step": int(saved["step"]),
-            "norm_pix": config["method"].get("norm_pix")}  # fmt: skip
+    info = {"kind": "pretraining", "source": str(workdir), "step": int(saved["step"])}
+    if "norm_pix" in config["method"]:  # other methods have no such question
+        info["norm_pix"] = config["method"]["norm_pix"]
     return Weights(config, saved["params"], saved["stats"], saved["ema"], info=info)
 
 
-def open_weights(source: str | os.PathLike[str], *, file: str | None = None, step: int | None = None) -> Weights:
-    """Weights from a workdir, a native file, or (later) a published file.
+COLUMN_FIRST = ("mae", "lut", "maskalign")  # methods whose fixed positions are MAE's
+
+
+def fit_positions(weights: Weights, method: Any) -> Weights:
+    """The weights with the learned positions that `method` has: resampled to its grid (as torch's bicubic does), or
+    MAE's fixed table where they had that.
 
     Raises:
-      UserError: nothing there, or nothing that is known.
+      UserError: a learned table where the method has fixed positions.
     """
+    from mae_jax.methods import get
+    from mae_jax.tokens.positions import interpolate, sincos, with_prefix
+
+    encoder, theirs = weights.params.get("encoder", {}), weights.config["method"]
+    learned = getattr(method, "positions", "sincos") == "learned"
+    if "pos_embed" in encoder:
+        if not learned and hasattr(method, "encoder"):
+            can = "set method.positions='learned'" if hasattr(method, "positions") else "it has fixed ones only"
+            raise UserError(f"these weights have learned positions, and method '{method.name}' here has none: {can}.")
+        own = {key: value for key, value in theirs.items() if key != "name"}
+        old: tuple[int, ...] = getattr(get(theirs["name"])(**own), "grid")  # noqa: B009
+        if old == getattr(method, "grid", old):
+            return weights
+        prefix = encoder["pos_embed"].shape[1] - math.prod(old)
+        table = interpolate(np.asarray(encoder["pos_embed"]), old, method.grid, prefix)
+    elif learned and theirs["name"] in COLUMN_FIRST and encoder:
+        table = with_prefix(sincos(method.dim, method.grid), int(method.class_token))[None]
+    else:
+        return weights
+    return dataclasses.replace(weights, params=weights.params | {"encoder": encoder | {"pos_embed": table}})
+
+
+def open_weights(
+    source: str | os.PathLike[str], *, file: str | None = None, step: int | None = None, hints: Any = None
+) -> Weights:
+    """Weights from a workdir, a native file, a published file or folder, or a catalogue name.
+
+    Args:
+      source: the path, or with `file` the name that `file` has in the catalogue (`mae_jax convert --list`).
+      file: where a published file lies; nothing is downloaded.
+      step: of a workdir's checkpoint.
+      hints: what a published file does not say of itself (weights/hints.py: Hints).
+
+    Raises:
+      UserError: nothing there, or nothing that is known; a published file that is not what its name says.
+    """
+    from mae_jax.weights import catalog
+
+    name = str(source)
+    if file is None and name in catalog.CATALOG and not Path(name).exists():
+        entry = catalog.CATALOG[name]
+        raise UserError(
+            f"{name} is the published {entry.file} (licence: {entry.licence}). Get it from {entry.url} and say where "
+            f"it lies: mae_jax.load('{name}', file='.../{entry.file}'); on the command line give the file itself."
+        )
     path = Path(file or source)
-    if path.is_dir() and (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+    if is_run(path):
         return from_workdir(path, step)
+    if path.is_dir() and metadata(path / "model.safetensors").get("format") == FORMAT:
+        path = path / "model.safetensors"
     if not path.exists():
-        raise UserError(f"there are no weights at '{path}': give the workdir of a run, or a weights file.")
-    return read(path)
+        known = catalog.nearest(name, catalog.CATALOG) if file is None and "/" not in name else ""
+        known = known if known.startswith("Did") else ""
+        raise UserError(
+            f"there are no weights at '{path}': give the workdir of a run, or a weights file. {known}".strip()
+        )
+    from mae_jax.weights.hints import Hints, told
+    from mae_jax.weights.published import read_published
+
+    hints = hints or Hints()
+    if metadata(path).get("format") == FORMAT:
+        return told(read(path), hints, str(path))
+    if file is not None:
+        catalog.get(name)
+        hints = dataclasses.replace(hints, name=name)
+    return read_published(path, hints)

@@ -103,7 +103,7 @@ def test_save_png_round_trip_and_no_half_file(tmp_path, monkeypatch):
     save_png(path, array)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), array)
 
-    def full_disk(self, file, format):
+    def full_disk(self, file, **options):
         file.write(b"half")
         raise OSError("No space left on device")
 

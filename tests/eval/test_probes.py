@@ -2,7 +2,8 @@ import pytest
 from digits import pixels
 
 from mae_jax.core.errors import UserError
-from mae_jax.eval.probes import Result, probe, results_json, table
+from mae_jax.eval.probes import Result, probe
+from mae_jax.eval.report import results_json, table
 
 
 def test_all_protocols_on_pixels():

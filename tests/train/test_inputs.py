@@ -156,16 +156,19 @@ def test_eight_devices_are_one_and_nothing_moves():
 
 
 def test_mixing_and_its_targets():
-    batch, labels = {"image": images(6), "image_2": images(6, seed=1)}, jnp.arange(6)
+    labels = jnp.arange(6)
+    batch = {"image": images(6), "image_2": images(6, seed=1)}
+    spec = TWO | {"label": Leaf((), "int32")}
     augment = Augment(mixup=0.8, cutmix=1.0, **PLAIN)
     plain = inputs.on_device(TWO, Augment(**PLAIN), batch, None)
 
     @jax.jit
     def run(step):
         drawn = mixup.draw(context(step).key("augment/mix"), (32, 24), mixup_alpha=0.8, cutmix_alpha=1.0)
-        mixed = inputs.with_targets(TWO, augment, batch, context(step), labels, classes=6, smoothing=0.1)
+        mixed = inputs.on_device(spec, augment, batch | {"label": labels}, context(step))
+        targets = mixup.soft_targets(labels, 6, 0.1, mixed["label_share"], mixed["label_partner"])
         expected = {name: mixup.mix(plain[name], labels, drawn, classes=6, smoothing=0.1) for name in TWO}
-        return drawn, mixed, inputs.on_device(TWO, augment, batch, context(step)), expected
+        return drawn, (mixed, targets), inputs.on_device(TWO, augment, batch, context(step)), expected
 
     kinds = set()
     for step in range(6):
@@ -177,8 +180,7 @@ def test_mixing_and_its_targets():
             np.testing.assert_allclose(targets, expected[name][1], atol=1e-6)
     assert kinds == {True, False}
     np.testing.assert_array_equal(inputs.on_device(TWO, augment, batch, None)["image"], plain["image"])
-    _, hard = inputs.with_targets(TWO, Augment(**PLAIN), batch, context(), labels, classes=6)
-    np.testing.assert_array_equal(hard, np.eye(6))
+    assert "label_share" not in inputs.on_device(spec, Augment(**PLAIN), batch | {"label": labels}, context())
 
 
 def test_volumes_change_in_training_only_and_are_cut_by_the_host():
@@ -224,15 +226,12 @@ def test_what_cannot_be_is_refused_in_one_paragraph(method, options, message):
     assert "\n" not in str(error.value)
 
 
-def test_shapes_that_cannot_turn_and_parts_that_cannot_mix_are_refused():
+def test_shapes_that_cannot_turn_are_refused():
     wide = methods.get("mae")(image_size=(32, 64))
     with pytest.raises(UserError, match="of 32 x 64: make method.image_size a square"):
         inputs.check(wide, Augment(quarter_turns=True))
     with pytest.raises(UserError, match="volumes of 16 x 32"):
         inputs.check(methods.get("hiendmae")(volume_size=(16, 32, 16), patch=8), Augment(volume_turn=0.3))
-    inputs.check(wide, Augment(mixup=0.8))
-    with pytest.raises(UserError, match="augment.mixup=0.8 .* train.microbatches=2"):
-        inputs.check(wide, Augment(mixup=0.8), microbatches=2)
     inputs.check(methods.get("mae")(channels=1), Augment(mean=(0.5,), std=(0.5,), colour_jitter=(0.4, 0.4, 0, 0)))
 
 

@@ -73,7 +73,7 @@ def test_decay_groups_are_those_of_the_sheet(tiny):
 def test_layer_scales_of_a_classifier():
     net = Classifier(Transformer(dim=8, depth=2, heads=2), classes=3, size=(8, 8), patch=(4, 4))
     params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-    found = o.layer_scales(params, depth=2, decay=0.5)
+    found = o.layer_scales(params, decay=0.5)
     assert found["encoder/pos_embed"] == found["encoder/class_token"] == found["encoder/patch_embed/bias"] == 1 / 8
     assert found["encoder/blocks/0/attn/qkv/kernel"] == 1 / 4 and found["encoder/blocks/1/norm1/scale"] == 1 / 2
     assert found["fc_norm/scale"] == found["head/kernel"] == 1

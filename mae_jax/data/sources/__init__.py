@@ -8,16 +8,21 @@ from typing import Any, get_type_hints
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.array_record import ArrayRecord
 from mae_jax.data.sources.base import Arrays, Source, Spec
+from mae_jax.data.sources.cifar import Cifar10, Cifar100
 from mae_jax.data.sources.digits import Digits
 from mae_jax.data.sources.folder import Folder
 from mae_jax.data.sources.graphs import GraphsNpz
 from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
 from mae_jax.data.sources.graphs_read import TU, Planetoid
+from mae_jax.data.sources.imagenette import Imagenette
 from mae_jax.data.sources.mixture import Mixture
 from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.parquet import Parquet
 from mae_jax.data.sources.photos import Photos
+from mae_jax.data.sources.segmentation import Segmentation
 from mae_jax.data.sources.sensors import Sensors
+from mae_jax.data.sources.shapes import Shapes
+from mae_jax.data.sources.stl10 import Stl10
 from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
 from mae_jax.data.sources.tar import Tar
@@ -28,9 +33,12 @@ __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "o
 
 SOURCES: dict[str, type] = {
     "array_record": ArrayRecord,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
     "digits": Digits,
     "folder": Folder,
     "graphs_npz": GraphsNpz,
+    "imagenette": Imagenette,
     "mixture": Mixture,
     "networkx": Networkx,
     "npz": Npz,
@@ -38,7 +46,10 @@ SOURCES: dict[str, type] = {
     "photos": Photos,
     "planetoid": Planetoid,
     "sbm": StochasticBlocks,
+    "segmentation": Segmentation,
     "sensors": Sensors,
+    "shapes": Shapes,
+    "stl10": Stl10,
     "synthetic": Synthetic,
     "tar": Tar,
     "tfds": Tfds,

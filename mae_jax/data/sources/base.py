@@ -31,12 +31,14 @@ class Source(ABC):
     Attributes:
         labels: int32 [n], -1 where unlabelled; [n, tokens] where every token (node) of a record has one.
         classes: the name of each label, or () when unlabelled.
+        segments: the names of the classes of pixels, where records have a "segmentation" (data/annotation.py).
         shuffled: whether the records are stored in random order, so that a slice of them is a random sample.
     """
 
     shuffled: bool = False
     labels: np.ndarray
     classes: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[Part, ...]:

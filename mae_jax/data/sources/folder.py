@@ -42,7 +42,7 @@ class Folder(Spec):
 
     def open(self, split: str) -> Source:
         split = split_name(split)
-        root = _directory(self.path)
+        root = self.directory()
         if self.manifest:
             names, labels, classes = read_manifest(self.manifest, root, split, self.holdout)
             return Files(root, names, labels, classes, split)
@@ -60,6 +60,10 @@ class Folder(Spec):
             held_none = split == "test" and test is None
             raise UserError(_no_holdout(base, self.holdout) if held_none else _nothing(base))
         return Files(base, names, class_labels(names, classes, base), classes, split)
+
+    def directory(self) -> Path:
+        """The directory `path`. Raises UserError where there is none."""
+        return _directory(self.path)
 
 
 class Files(Source):

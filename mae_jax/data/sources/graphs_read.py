@@ -1,6 +1,5 @@
 """Graph data sets in the files that their authors published: Planetoid's pickles and the TU collection's text."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources.base import Source, Spec, held_out, split_name
 from mae_jax.data.sources.graphs import Graphs, RawGraph, both_ways, one_hot
+from mae_jax.data.sources.unpickle import ArrayUnpickler
 
 MAX_DEGREE = 400  # a node of more has the feature of this degree (GraphMAE)
 
@@ -59,27 +59,6 @@ class Planetoid(Spec):
     def _load(self, root: Path, part: str) -> Any:
         with self._file(root, part).open("rb") as file:
             return ArrayUnpickler(file, encoding="latin1").load()
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays, sparse matrices and plain containers, as Python 2 wrote them; anything else is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        from scipy.sparse import csr_matrix
-
-        if name == "csr_matrix" and module.startswith("scipy.sparse"):
-            return csr_matrix
-        numpy_core = module.removeprefix("numpy.").replace("_core", "core") == "core.multiarray"
-        if (module, name) in PLAIN or (numpy_core and name in ("_reconstruct", "scalar")):
-            return super().find_class(module, name)
-        raise UserError(f"A pickle asks for {module}.{name}, which no array needs: the file was not read any further.")
-
-
-PLAIN = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "defaultdict"), ("builtins", "list"),
-    ("builtins", "object"), ("__builtin__", "list"), ("__builtin__", "object"), ("_codecs", "encode"),
-    ("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

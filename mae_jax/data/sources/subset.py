@@ -13,6 +13,7 @@ from mae_jax.data.sources.base import Part, Source, Spec, label_phrase, split_na
 from mae_jax.data.sources.mixture import label_of, united
 
 SLICES = 1 << 63  # the seed of the order in which slices take records; training's seeds are below
+FEW = SLICES + 1  # and from here on those of draws of a few records per class
 GRAMMAR = (
     "A split is 'train' or 'test', a slice 'train[FROM:TO]' with bounds in records or percent, either left out, "
     "negative ones from the end, or a sum: 'train[:90%]', 'train[90%:]', 'train[1000:2000]', 'train[-10%:]', "
@@ -98,6 +99,7 @@ class Subset(Source):
     def __init__(self, sources: Sequence[Source], picks: Sequence[np.ndarray], splits: Sequence[str], expression: str):
         self.sources, self.splits, self.expression = tuple(sources), tuple(splits), expression
         labels, self.classes = united(self.sources)
+        self.segments = sources[0].segments
         firsts = np.append(0, np.cumsum([len(s) for s in sources]))  # of each source, among the records of all
         parts, pieces, start = [], [], 0
         for p, part in enumerate(sources[0].parts):
@@ -149,6 +151,26 @@ class Subset(Source):
     def describe(self) -> str:
         of = " and ".join(s.describe() for s in self.sources)
         return f"{self.expression}: {len(self)} records, {label_phrase(self)}, of {of}"
+
+
+def few_per_class(source: Source, count: int, seed: int = 0) -> Source:
+    """`count` labelled records of each class, drawn by `seed`; the draw of fewer is part of the draw of more.
+
+    Raises: UserError for a source without a label per record, or a class with too few records.
+    """
+    if not source.classes or source.labels.ndim != 1:
+        raise UserError(f"transfer.labels_per_class={count} needs a label per record, which the data have not: "
+                        f"{source.describe()}.")  # fmt: skip
+    if count < 1 or seed < 0:
+        raise UserError(f"transfer.labels_per_class={count} with labels_seed={seed}: at least 1 and 0 expected.")
+    picks = []
+    for c, name in enumerate(source.classes):
+        found = np.flatnonzero(source.labels == c)
+        if len(found) < count:
+            raise UserError(f"transfer.labels_per_class={count}, but the class '{name}' has only {len(found)} "
+                            f"records in the training split. Take at most as many, or leave it out: all.")  # fmt: skip
+        picks.append(found[permutation(FEW + seed, c, len(found))[:count]])
+    return Subset([source], [np.sort(np.concatenate(picks))], ["train"], f"{count} per class, draw {seed}")
 
 
 def _bound(text: str | None, expression: str) -> tuple[float, bool] | None:

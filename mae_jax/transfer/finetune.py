@@ -1,0 +1,159 @@
+"""Fine-tuning as a method: any method's encoder with a linear head on its features, trained on labels.
+
+A `FineTune` stands in the place of the pretraining method, so that loop, step, guard, checkpoints, microbatches and
+averages serve as they are. It knows the encoder through `Method.encode` alone; its parameters are those that reach the
+head, under their own names (`Method.encode` gets zeros for the others, which nothing reads), and the head's.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mae_jax.augment.mixup import soft_targets
+from mae_jax.core import tree
+from mae_jax.core.errors import UserError
+from mae_jax.core.keys import Context
+from mae_jax.core.types import Aux, Batch, Features, Params, Stats
+from mae_jax.eval import features as pooling
+from mae_jax.losses.cross_entropy import soft_cross_entropy
+from mae_jax.methods.base import FrozenSpec, Leaf, Method, Rest
+from mae_jax.nets.heads import ClassHead
+from mae_jax.nets.layers import apply
+from mae_jax.train.build import sample_batch
+from mae_jax.transfer.reach import Reach, pruned, reach, whole
+
+Pool = Literal["mean", "class", "normed_mean"]
+HEAD = ("fc_norm", "head")  # parts of the parameters that are not the encoder's
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FineTune(Method):
+    """The classifier that is fine-tuned.
+
+    Attributes:
+      inner: the method whose encoder it is; its `compute` holds the drop-path rate.
+      classes: of the labels.
+      pool: what the head reads. "mean": the patch tokens' mean before the last norm, then a norm of its own, `fc_norm`
+        (MAE, BEiT; the encoder's last norm is left out); "class": the class token after the last norm; "normed_mean":
+        the mean after the last norm, without another one.
+      smoothing: of the labels, before mixing.
+      head_std: of the truncated normal that initialises the head.
+    """
+
+    name: ClassVar[str] = "finetune"
+
+    inner: Method
+    classes: int
+    pool: Pool = "mean"
+    smoothing: float = 0.0
+    head_std: float = 2e-5
+
+    @property
+    def reach(self) -> Reach:
+        """What the head depends on."""
+        return reach(self.inner, READ[self.pool])
+
+    @property
+    def head(self) -> ClassHead:
+        return ClassHead(self.classes, self.pool == "mean", getattr(self.inner, "norm_eps", 1e-6), self.head_std)
+
+    @property
+    def batch_spec(self) -> Mapping[str, Leaf]:
+        own = {name: leaf for name, leaf in self.inner.batch_spec.items() if name in self.reach.leaves}
+        return own | {"label": Leaf((), "int32")}
+
+    @property
+    def couples(self) -> tuple[str, ...]:
+        return ("bn",) if self.reach.stats else ()
+
+    def check(self) -> None:
+        self.inner.check()
+        if not all(leaf.batched for leaf in self.inner.batch_spec.values()):
+            raise UserError(f"fine-tuning needs a label per sample, but '{self.inner.name}' reads one large graph.")
+        if self.reach.ema:
+            raise UserError(
+                f"'{self.inner.name}' encodes with its teacher ({', '.join(sorted(self.reach.ema)[:3])}), which "
+                f"fine-tuning does not train."
+            )
+        for path in self.reach.params:
+            if path.split("/")[0] in HEAD:
+                raise ValueError(f"the encoder's parameter '{path}' has the name of the classifier's own head")
+        if not 0 <= self.smoothing < 1 or not 0 <= self.inner.compute.drop_path < 1:
+            raise UserError(
+                f"transfer.smoothing={self.smoothing}, drop_path={self.inner.compute.drop_path}: 0 <= x < 1 expected."
+            )
+        if self.classes < 2:
+            raise UserError(f"fine-tuning on {self.classes} class(es): at least 2 expected. Are the data labelled?")
+
+    def frozen(self) -> Mapping[str, FrozenSpec]:
+        return {name: spec for name, spec in self.inner.frozen().items() if name in self.reach.frozen}
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
+        encoder_key, head_key = jax.random.split(key)
+        params, stats = self.inner.init(encoder_key, sample_batch(self.inner))
+        head = self.head.init(head_key, jnp.zeros((1, self.reach.out.shape[-1])))["params"]
+        return self._encoders(params) | head, pruned(stats, self.reach.stats)
+
+    def encode(
+        self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
+    ) -> Features:
+        zeros = lambda s: jnp.zeros(s.shape, s.dtype)
+        found = self.reach
+        stats = whole(rest["stats"], found.all_stats, zeros)
+        features = self.inner.encode(
+            whole(self._encoders(params), found.all_params, zeros),
+            {**rest, "stats": stats, "ema": {}},
+            {name: x for name, x in batch.items() if not name.startswith("label")},
+            ctx=ctx, train=train,
+        )  # fmt: skip
+        after = stats if features.stats is None else features.stats
+        return dataclasses.replace(features, stats=pruned(after, found.stats))
+
+    def logits(
+        self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b classes"], Float[Array, "b d"], Stats]:
+        """(logits, the features that the linear layer reads, statistics after the call)."""
+        features = self.encode(params, rest, batch, ctx=ctx, train=train)
+        own = {name: params[name] for name in HEAD if name in params}
+        logits, pooled = apply(self.head, own, read(features, self.pool))
+        return logits, pooled, dict(features.stats or {})
+
+    def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
+        """Cross entropy with smoothed labels; where images were mixed, with those of both."""
+        logits, pooled, stats = self.logits(params, rest, batch, ctx=ctx, train=ctx.train)
+        label = batch["label"]
+        share, partner = batch.get("label_share", 1.0), batch.get("label_partner", label)
+        targets = soft_targets(label, self.classes, self.smoothing, share, partner)
+        loss = soft_cross_entropy(logits, targets).mean()
+        metrics = {"loss": loss}
+        if "label_share" not in batch:
+            metrics["train_top1"] = 100 * (logits.argmax(axis=1) == label).mean(dtype=jnp.float32)
+        return loss, Aux(stats=stats, metrics=metrics, seen={"logits": logits, "features": pooled})
+
+    def _encoders(self, params: Params) -> Params:
+        return pruned(params, self.reach.params)
+
+
+def read(features: Features, how: Pool = "mean") -> Float[Array, "b d"]:
+    """The vector per sample that goes to the head."""
+    if how == "class" and not features.prefix.shape[1]:
+        raise UserError(
+            "transfer.pool='class' reads the class token, but this encoder has none: set transfer.pool=mean."
+        )
+    return pooling.pool(features, {"mean": "raw_mean", "normed_mean": "mean"}.get(how, how))
+
+
+# One function per pooling, so that what is traced for it is remembered.
+READ = {how: functools.partial(read, how=how) for how in ("mean", "class", "normed_mean")}
+
+
+def encoder_size(method: FineTune) -> tuple[int, list[str]]:
+    """(number of the encoder's parameters, top-level parts of the pretraining that are left out)."""
+    shapes = tree.flatten(method.reach.all_params)
+    kept = {path.split("/")[0] for path in method.reach.params}
+    return sum(shapes[p].size for p in method.reach.params), sorted({p.split("/")[0] for p in shapes} - kept)

@@ -1,0 +1,37 @@
+"""A classifier's head on an encoder's features."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mae_jax.core.errors import UserError
+from mae_jax.core.types import Features
+from mae_jax.nets.layers import LayerNorm, apply
+
+
+def logits(features: Features, head: Mapping[str, Any], pool: str, norm_eps: float = 1e-6) -> Float[Array, "b classes"]:
+    """The classes' logits, float32.
+
+    Args:
+      features: of `Method.encode`.
+      head: `Weights.head`: {"params": {"head": {"kernel", "bias"}, "fc_norm" where it norms what it pooled}}.
+      pool: `Weights.info["head"]["pool"]`: "mean" of the patch tokens before the last norm (facebookresearch/mae's
+        fine-tuned files, timm's global_pool="avg"); "plain_mean", after it (big_vision's gap); "class".
+      norm_eps: of `fc_norm`: the method's.
+    """
+    params = head["params"]
+    if pool == "class":
+        if features.prefix.shape[1] == 0:
+            raise UserError("this head reads the class token, and the encoder has none.")
+        x = features.prefix[:, 0]
+    elif pool in ("mean", "plain_mean"):
+        tokens = features.tokens if pool == "mean" else features.normed
+        x = tokens.astype(jnp.float32).mean(axis=1)
+    else:
+        raise UserError(f"a head that reads '{pool}' is not known here: mean, plain_mean, class.")
+    x = x.astype(jnp.float32)
+    if "fc_norm" in params:
+        x = apply(LayerNorm(norm_eps), params["fc_norm"], x)
+    return x @ params["head"]["kernel"] + params["head"]["bias"][None]
