@@ -46,6 +46,8 @@ def golden_text(config: Path) -> str:
     decay = decay_multipliers(params, resolved.optim.decay_rules)
     rows = {p: f"{_shape(s.shape)}  {s.dtype}  {sharding[p]}  decay {decay[p]:g}" for p, s in shapes.items()}
     wide, sections = max(map(len, rows)), resolved.to_dict()
+    if resolved.transfer.task == "none":
+        del sections["transfer"]  # a pretraining run reads nothing of it
     return "\n".join(
         [
             f"# {config}: resolved",
