@@ -154,8 +154,8 @@ PARTS: tuple[Part, ...] = (
         "A curve per run, named by what differs between the configs.",
         (
             Picture("curves.png", "plot " + " ".join(f"runs/graph_{r}" for r in MASKS)
-                    + " --metric loss --metric probe/linear --log x", "GraphMAE at three mask ratios. Losses at different "
-                    "ratios are means over different nodes and do not compare; the probe's percent do."),
+                    + " --metric loss --metric probe/linear --log x", "GraphMAE at three mask ratios. Losses at "
+                    "different ratios are means over different nodes and do not compare; the probe's percent do."),
         ),
     ),
 )  # fmt: skip
@@ -224,8 +224,8 @@ def train(name: str, workdir: Path, steps: int | None) -> None:
     if steps is not None:
         curve = name.startswith("graph_")
         quick = {
-            "train.steps": steps, "train.batch": 1 if name.startswith("graph") else 8, "optim.warmup": 1, "log.every": 1,
-            "checkpoint.every": 1, "checkpoint.keep": 8, "eval.every": int(curve), "eval.limit": 64,
+            "train.steps": steps, "train.batch": 1 if name.startswith("graph") else 8, "optim.warmup": 1,
+            "log.every": 1, "checkpoint.every": 1, "checkpoint.keep": 8, "eval.every": int(curve), "eval.limit": 64,
             "eval.protocols": "()",
         }  # fmt: skip
         command += [f"--config.{key}={value}" for key, value in quick.items()]

@@ -173,7 +173,7 @@ def compare(
                 marker = {"marker": "o", "markersize": 3} if len(values) <= POINTS and not smooth else {}
                 draw_line(
                     panel,
-                    position.tolist(),
+                    (scale * position).tolist(),
                     values.tolist(),
                     _colour(i, len(runs)),
                     smooth=smooth,
