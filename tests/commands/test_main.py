@@ -33,6 +33,8 @@ OPTIONS = {
         "--draw I",
         "--config.SECTION.KEY=VALUE",
     ),
+    "draw": ("KIND", "--workdir DIR", "--weights FILE", "--ratios R,R", "--query Q", "--foreground T", "--split"),
+    "plot": ("RUN", "--metric NAME", "--smooth N", "--log AXES", "--labels A,B", "--output FILE.png"),
     "convert": ("SRC", "DST", "--list", "--to FORMAT", "--as", "--norm-pix", "--heads N", "--name NAME"),
     "embed": ("--workdir DIR", "--weights F", "--source SRC", "--out FILE", "--pool HOW", "--tokens", "--batch N"),
     "new": ("NAME", "--dir DIR", "--in-repo"),
