@@ -62,7 +62,7 @@ def test_a_decoder_that_does_not_say_its_pixels(tmp_path):
 def test_fine_tuned(tmp_path):
     tensors = made.official(head=5, fc_norm=True, learned=True)
     w = read(made.write(tmp_path / "f.safetensors", tensors))
-    assert w.kind == "classifier" and w.info["head"] == {"pool": "mean", "classes": 5, "names": None}
+    assert w.kind == "classifier" and w.info["head"] == {"pool": "mean", "count": 5, "classes": []}
     np.testing.assert_array_equal(w.params["encoder"]["pos_embed"], tensors["pos_embed"])
     np.testing.assert_array_equal(w.params["encoder"]["norm"]["scale"], 1)  # there is none: the identity
     np.testing.assert_array_equal(w.head["params"]["fc_norm"]["scale"], tensors["fc_norm.weight"])
