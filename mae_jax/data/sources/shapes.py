@@ -8,7 +8,7 @@ import numpy as np
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.annotation import Annotation
-from mae_jax.data.sources.base import Source, Spec, split_name
+from mae_jax.data.sources.base import Source, Spec, label_phrase, split_name
 from mae_jax.data.sources.photos import TRAIN_COLUMNS
 
 SEGMENTS = ("background", "horizontal", "vertical", "diagonal", "checks", "dots")
@@ -59,8 +59,8 @@ class MadeScenes(Source):
         return f"shapes {self.split} #{i}"
 
     def describe(self) -> str:
-        n, side = len(SEGMENTS), self.size
-        return f"shapes: {len(self)} made-up scenes {side}x{side}x3 uint8 ({self.split}), {n} classes of pixels"
+        side = self.size
+        return f"shapes: {len(self)} made-up scenes {side}x{side}x3 uint8 ({self.split}), {label_phrase(self)}"
 
 
 def scene(test: bool, i: int, size: int) -> tuple[np.ndarray, np.ndarray]:
