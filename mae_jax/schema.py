@@ -62,7 +62,9 @@ class Optim:
     name: str = "adamw"  # adamw, adam (weight decay inside the gradient), lamb, lars, sgd
     learning_rate: float = 1.5e-4  # before `scaling`
     scaling: Literal["linear", "sqrt", "none"] = "linear"  # peak = learning_rate * batch / 256 | sqrt(batch) / 4 | 1
-    schedule: Literal["cosine", "cosine_inclusive", "linear", "constant"] = "cosine"  # after warm-up (train/schedules.py)
+    schedule: Literal["cosine", "cosine_inclusive", "linear", "constant"] = (
+        "cosine"  # after warm-up (train/schedules.py)
+    )
     warmup: int = 0  # steps
     warmup_start: float = 0.0  # where the warm-up starts, as a share of the peak
     end_rate: float = 0.0  # the rate at the last step, as it is (not scaled)
@@ -139,7 +141,7 @@ class Transfer:
     recipe: str = "auto"  # "auto": by the encoder's width
     labels_per_class: int | None = None  # so many records of each class; None: all. Holds for `evaluate` too
     labels_seed: int = 0  # of their draw; the draw of fewer is part of that of more
-    pool: Literal["mean", "class", "plain_mean"] | None = None  # what the head reads (transfer/finetune.py)
+    pool: Literal["mean", "class", "normed_mean"] | None = None  # what the head reads (transfer/finetune.py)
     head_std: float | None = None  # of the head's initial weights
     epochs: float | None = None
     steps: int | None = None  # in the place of epochs
@@ -191,7 +193,7 @@ class Transfer:
     probe_attentive_epochs: float = 20.0  # attentive
     probe_attentive_warmup: float = 2.0
     probe_attentive_batch: int = 1024
-    probe_attentive_learning_rate: float = 2.5e-4  # per 256
+    probe_attentive_learning_rate: float = 5e-4  # per 256
     probe_attentive_weight_decay: float = 0.05
     probe_attentive_heads: int = 0  # of the query's attention; 0: one per 64 channels
 

@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "transfer": FOUNDATION
     | MIDDLE
     | {"nets", "eval", "data", "config", "schema", "train", "methods", "weights", "transfer"},
+    "library": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "schema", "library"},
+    "api": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "library"},
     "schema": set(),
     "config": {"core.errors", "core.modules", "data.sources", "methods", "nets", "schema"},
 }

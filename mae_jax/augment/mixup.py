@@ -48,7 +48,7 @@ def soft_targets(
       partners: the labels of the partners; None: the labels reversed.
     """
 
-    def smooth(labels: Int[Array, " b"]) -> Float[Array, "b {classes}"]:
+    def smooth(labels: Int[Array, " b"]) -> Float[Array, "b c"]:
         return jax.nn.one_hot(labels, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
 
     share = jnp.broadcast_to(jnp.asarray(lam, jnp.float32), labels.shape)[:, None]

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     train, test = run.open("train"), run.open("test")
     folder = None if args.no_cache else args.cache or (args.workdir / "features" if args.workdir else None)
     probes = Probes(run, train, test, folder)
-    if set(protocols) & set(TRAINED) - PIXELS:
+    if (set(protocols) & set(TRAINED)) - PIXELS:
         for split, source in (("train", train), ("test", test)):
             check_labels(run, split, source)
     found = Outcome({}, {})
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             result: Result = TRAINED[name][1](opened, train, test)
             found.results.setdefault("pretrained", {})[name] = result
             configs[name] = run.config.to_dict()["transfer"]
+    identity = _identity(args, opened)  # of all processes: it reads every shard of the weights
     if jax.process_index():
         return 0
     titles = {name: title for name, (title, _) in TRAINED.items()}
@@ -97,9 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if output is None:
         print("\nnot written: name a file with --output FILE.json")
         return 0
-    full: dict[str, Any] = full_json(
-        found.results, found.health, configs=configs, weights=_identity(args, opened), **probes.facts()
-    )
+    full: dict[str, Any] = full_json(found.results, found.health, configs=configs, weights=identity, **probes.facts())
     beside = output.with_name(f"{output.stem}_full.json")
     for path, content in ((output, results_json(found.results, found.health)), (beside, full)):
         path.write_text(json.dumps(content, indent=2, default=str) + "\n")

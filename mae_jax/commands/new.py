@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             "\nthen `python tests/commands/golden_texts.py`, and what else ARCHITECTURE.md lists (How to add a method)."
         )
     else:
-        print(f"\nwhat is yours to change is marked:  YOUR MASKING, YOUR TARGET and YOUR LOSS in {method}.")
+        print(f"\nwhat is yours to change is marked: YOUR MASKING, YOUR TARGET and YOUR LOSS in {method}.")
     return 0
 
 
@@ -107,7 +107,7 @@ def in_repo(name: str, root: Path) -> dict[Path, str]:
     ]  # fmt: skip
     method, config, test, page = (text.replace(FILE, '"my_method"') for text in templates())
     test = re.sub(r"# CONFORMANCE\n.*# END\n", "", test, flags=re.DOTALL)
-    config, test = (text.replace("from pathlib import Path\n\n", "") for text in (config, test))
+    config, test = (re.sub("from pathlib import Path\n(\n)?", "", text) for text in (config, test))
     return filled(name, paths, [method, config, test, page])
 
 

@@ -3,13 +3,14 @@
 import argparse
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mae_jax.config import load, resolve
-from mae_jax.core.errors import UserError
+from mae_jax.core.errors import UserError, nearest
 from mae_jax.schema import Config
 
 OVERRIDES_HELP = """\
@@ -102,6 +103,20 @@ def write_picture(path: Path, write: Callable[[Path], Any]) -> None:
         write(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}. Name another --output FILE.png.") from None
+
+
+def source_name(text: str) -> tuple[str, str]:
+    """(name of the source, its path or "") of SOURCE:PATH; a directory alone is a folder."""
+    from mae_jax.data.sources import SOURCES
+
+    name, colon, path = text.partition(":")
+    if not colon and name in SOURCES and not Path(text).exists():
+        return name, ""
+    if not colon or (name not in SOURCES and (Path(text).exists() or not re.fullmatch(r"\w+", name))):
+        return "folder", text
+    if name not in SOURCES:
+        raise UserError(f"There is no data source '{name}'. {nearest(name, SOURCES)}")
+    return name, path
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

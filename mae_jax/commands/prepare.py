@@ -2,13 +2,13 @@
 
 import argparse
 import ast
-import re
 import signal
 import threading
 from pathlib import Path
 from typing import Any
 
-from mae_jax.core.errors import UserError, nearest
+from mae_jax.commands import options
+from mae_jax.core.errors import UserError
 
 HELP = "write any source of images once as array_record shards, resized if asked"
 
@@ -121,14 +121,7 @@ def _source(text: str, overrides: list[str]) -> tuple[str, dict[str, Any]]:
 
     from mae_jax.data.sources import SOURCES
 
-    name, colon, path = text.partition(":")
-    if not colon:
-        name, path = "folder", text
-    elif name not in SOURCES:
-        if Path(text).exists() or not re.fullmatch(r"\w+", name):
-            name, path = "folder", text
-        else:
-            raise UserError(f"There is no data source '{name}'. {nearest(name, SOURCES)}")
+    name, path = options.source_name(text)
     fields: dict[str, Any] = {"path": path} if path else {}
     hints = get_type_hints(SOURCES[name])
     for override in overrides:

@@ -14,7 +14,7 @@ Pretrain the method of a config file. Everything is written into the workdir:
   config.json     the resolved config         metrics.jsonl  one JSON object per logged step
   checkpoints/    state, data position, hash  tensorboard/   the same for TensorBoard
   pictures/       reconstructions             curves.png     loss and probes, at the end
-  results.json    the table of the final probes, if the config asks for one
+  results.json    the table of the final probes, if the config asks for one; details in results_full.json
 
 The same command on an existing workdir resumes, to the bit, where the last checkpoint left off; it refuses where the
 config differs in a way that matters. Ctrl-C or SIGTERM saves a checkpoint and ends with status 143.

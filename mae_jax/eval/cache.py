@@ -213,7 +213,7 @@ def _save(path: Path, name: str, made: list[dict[str, np.ndarray]], first: int, 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as opened, np.load(opened) as file:  # np.load leaves a damaged file open
             return {name: file[name] for name in ("features", "label", "valid", "position")}
     except FileNotFoundError:
         problem = "is missing"

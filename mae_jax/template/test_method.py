@@ -1,6 +1,7 @@
 """my_method: what every method must satisfy, and what this one claims."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from mae_jax.core.keys import Context
 from mae_jax.testing import conformance
 
 MyMethod = methods.get(str(Path(__file__).resolve().parents[1] / "my_method.py"))
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     image_size=(8, 16), patch=(2, 4), channels=2, dim=16, depth=2, heads=2, decoder_dim=12, decoder_depth=1,
     decoder_heads=3,
 )  # fmt: skip

@@ -213,7 +213,7 @@ def build(config: Config, devices: list[jax.Device] | None = None, method: Metho
 
 
 def open_split(config: Config, split: str) -> Source:
-    """The split "train" or "test" of the configured data; of "train" only transfer.labels_per_class where that is set."""
+    """The split "train" or "test" of the configured data; of "train" transfer.labels_per_class where set."""
     data, transfer = config.data, config.transfer
     expression = {"train": data.train_split, "test": data.test_split}[split]
     source = make_source(data.source, expression, data.options)

@@ -77,12 +77,12 @@ def look(run: Run, state: State, batch: Batch) -> Finding:
     for m in range(each):
         rows = jnp.arange(len(jax.tree.leaves(batch)[0]))[m::each]
 
-        def loss(method: Any, params: Any, part: Batch, rows: Any = rows) -> Any:
+        def loss(method: Any, params: Any, rest: Any, part: Batch, rows: Any = rows) -> Any:
             ctx = Context(jax.random.key(train.seed), step, rows, plan=plan, steps=train.steps)
             return method.loss(params, rest, run.augment(part, ctx), ctx)
 
         with use_mesh(run.mesh):
-            found = find(run.method, loss, state["params"], {k: x[m::each] for k, x in batch.items()})
+            found = find(run.method, loss, state["params"], rest, {k: x[m::each] for k, x in batch.items()})
         if found.broken:
             break
     assert found is not None
@@ -112,7 +112,9 @@ def told(found: Finding) -> str:
 
 def shapes(run: Run, state: State, host: Mapping[str, Any], batch: Batch) -> str:
     """Tables of parameters by part, of the batch, and of what `encode` and `loss` make of it."""
-    rows = [(name, f"{len(found)}", f"{tree.size(found):,}") for name, found in parts(state["params"]).items()]
+    rows: list[tuple[str, ...]] = [
+        (name, f"{len(found)}", f"{tree.size(found):,}") for name, found in parts(state["params"]).items()
+    ]
     text = [_table([("part", "arrays", "parameters"), *rows])]
     step = int(state["step"])
     ctx = Context(jax.random.key(run.config.train.seed), step, plan=run.method.plan(step), steps=run.config.train.steps)

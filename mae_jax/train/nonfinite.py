@@ -21,7 +21,7 @@ from mae_jax.core import tree
 from mae_jax.core.types import Batch, Params
 from mae_jax.nets.compute import Compute
 
-Loss = Callable[[Any, Params, Batch], tuple[Any, Any]]
+Loss = Callable[[Any, Params, Any, Batch], tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +164,8 @@ class Finding:
     gradients: dict[str, float]
 
 
-def find(method: Any, loss: Loss, params: Params, batch: Batch) -> Finding:
-    """Run loss(method, params, batch) -> (value, Aux) and its gradient once, and look at everything.
+def find(method: Any, loss: Loss, params: Params, rest: Any, batch: Batch) -> Finding:
+    """Run loss(method, params, rest, batch) -> (value, Aux) and its gradient once, and look at everything.
 
     The blocks run unrolled and without rematerialisation, since what happens inside a loop has no name.
     """
@@ -174,10 +174,10 @@ def find(method: Any, loss: Loss, params: Params, batch: Batch) -> Finding:
     plain = dataclasses.replace(method, compute=compute)
 
     @jax.jit
-    def run(params: Params, batch: Batch) -> dict[str, Any]:
+    def run(params: Params, rest: Any, batch: Batch) -> dict[str, Any]:
         def watched(params):
             with watching(watch, params):
-                return loss(plain, params, batch)
+                return loss(plain, params, rest, batch)
 
         (value, aux), grads = jax.value_and_grad(watched, has_aux=True)(params)
         look = {"batch": batch, "weights": params, "statistics": aux.stats, "seen": aux.seen, "metrics": aux.metrics,
@@ -191,7 +191,7 @@ def find(method: Any, loss: Loss, params: Params, batch: Batch) -> Finding:
         norms = {path: jnp.linalg.norm(g.astype(jnp.float32).ravel()) for path, g in tree.flatten(grads).items()}
         return {"loss": value, "bad": bad, "norms": norms}
 
-    out = jax.device_get(run(params, batch))
+    out = jax.device_get(run(params, rest, batch))
     jax.effects_barrier()
     order = ("batch", "weights", "metrics", "seen", "statistics", "gradients")
     bad = sorted(((k, int(v)) for k, v in out["bad"].items() if v), key=lambda item: order.index(item[0].split()[0]))

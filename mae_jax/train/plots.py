@@ -13,6 +13,7 @@ from mae_jax.eval.figures import COLOURS, finish, panels, save
 from mae_jax.train.progress import si
 from mae_jax.train.writers import read_jsonl
 
+SCORES = ("probe/", "val/top", "val/average_top")  # percent: of probes, and of a classifier
 _SMOOTH_FROM = 200  # points from which a running median is drawn over the raw loss
 
 
@@ -26,7 +27,7 @@ def plot_run(workdir: str | Path) -> Path:
     source = workdir / "metrics.jsonl"
     records = read_jsonl(source)
     losses = series(records, "loss")
-    names = sorted({name for record in records for name in record if name.startswith("probe/")})
+    names = sorted({name for record in records for name in record if name.startswith(SCORES)})
     probes = {name.removeprefix("probe/"): series(records, name) for name in names}
     if not losses[0] and not probes:
         raise UserError(f"{source} holds no 'loss' and no 'probe/...' values to draw yet. Train some steps first.")

@@ -27,11 +27,8 @@ def warm_start(run: Run, source: str | None) -> State | None:
     """
     if source is None:
         return None
+    loaded = load_weights(run, Path(source)) if checkpoint_directory(source).is_dir() else _from_file(run, source)
     state = run.init()
-    if checkpoint_directory(source).is_dir():
-        loaded = load_weights(run, Path(source))
-    else:
-        loaded = _from_file(run, source)
     fresh = sorted(set(state["params"]) - set(loaded["params"]))
     if fresh and jax.process_index() == 0:
         parts = ", ".join(sorted(loaded["params"]))

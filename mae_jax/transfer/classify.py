@@ -37,8 +37,7 @@ class Validation:
             odd = sorted({*train.classes} ^ {*test.classes})
             raise UserError(
                 f"the training split has {len(train.classes)} classes and the test split {len(test.classes)}, and they "
-                f"are not the same{f', as {odd[:3]}' if odd else ' in their order'}: a classifier needs the same labels "
-                f"in both."
+                f"are not the same{f', as {odd[:3]}' if odd else ' in their order'}: a classifier needs one set."
             )
 
     def online(self, state: State) -> dict[str, float]:

@@ -27,7 +27,7 @@ from mae_jax.nets.layers import apply
 from mae_jax.train.build import sample_batch
 from mae_jax.transfer.reach import Reach, pruned, reach, whole
 
-Pool = Literal["mean", "class", "plain_mean"]
+Pool = Literal["mean", "class", "normed_mean"]
 HEAD = ("fc_norm", "head")  # parts of the parameters that are not the encoder's
 
 
@@ -39,7 +39,7 @@ class FineTune(Method):
       inner: the method whose encoder it is; its `compute` holds the drop-path rate.
       classes: of the labels.
       pool: what the head reads. "mean": the patch tokens' mean before the last norm, then a norm of its own, `fc_norm`
-        (MAE, BEiT; the encoder's last norm is left out); "class": the class token after the last norm; "plain_mean":
+        (MAE, BEiT; the encoder's last norm is left out); "class": the class token after the last norm; "normed_mean":
         the mean after the last norm, without another one.
       smoothing: of the labels, before mixing.
       head_std: of the truncated normal that initialises the head.
@@ -74,9 +74,7 @@ class FineTune(Method):
     def check(self) -> None:
         self.inner.check()
         if not all(leaf.batched for leaf in self.inner.batch_spec.values()):
-            raise UserError(
-                f"fine-tuning needs samples with a label each, but '{self.inner.name}' reads one large graph."
-            )
+            raise UserError(f"fine-tuning needs a label per sample, but '{self.inner.name}' reads one large graph.")
         if self.reach.ema:
             raise UserError(
                 f"'{self.inner.name}' encodes with its teacher ({', '.join(sorted(self.reach.ema)[:3])}), which "
@@ -147,11 +145,11 @@ def read(features: Features, how: Pool = "mean") -> Float[Array, "b d"]:
         raise UserError(
             "transfer.pool='class' reads the class token, but this encoder has none: set transfer.pool=mean."
         )
-    return pooling.pool(features, {"mean": "raw_mean", "plain_mean": "mean"}.get(how, how))
+    return pooling.pool(features, {"mean": "raw_mean", "normed_mean": "mean"}.get(how, how))
 
 
 # One function per pooling, so that what is traced for it is remembered.
-READ = {how: functools.partial(read, how=how) for how in ("mean", "class", "plain_mean")}
+READ = {how: functools.partial(read, how=how) for how in ("mean", "class", "normed_mean")}
 
 
 def encoder_size(method: FineTune) -> tuple[int, list[str]]:

@@ -54,12 +54,14 @@ def finetune_config(
     method = make_method(first)
     image = method.batch_spec.get("image")
     shape = None if image is None else image.shape
-    width = reach(method, READ["plain_mean"]).out.shape[-1]
+    width = reach(method, READ["normed_mean"]).out.shape[-1]
     transfer = filled(asked, choose(asked.recipe, width, shape))
+    if asked.randaugment is None and (shape is None or shape[-1] != 3):
+        transfer = dataclasses.replace(transfer, randaugment="")  # it knows red, green and blue alone
     transfer = dataclasses.replace(transfer, task="finetune", init=init, classes=len(source.classes))
     large = shape is not None and max(shape[:2]) > 224
     recipe = sections(first, transfer, len(source), large)
-    layers = [base, start, recipe, file, {"transfer": dataclasses.asdict(transfer)}]
+    layers: list[Any] = [base, start, recipe, file, {"transfer": dataclasses.asdict(transfer)}]
     mesh = {"mesh": dataclasses.asdict(first.mesh)}
     return resolve(merged(*layers, mesh), [o for o in overrides if not o.startswith("transfer.")])
 
@@ -85,8 +87,8 @@ def check_labels(source: Source, what: str) -> None:
         )
     if what == "training" and (source.labels < 0).any():
         raise UserError(
-            f"{int((source.labels < 0).sum())} of {len(source)} records of the training split have no label; fine-tuning "
-            f"reads labelled ones alone. Leave them out of the split."
+            f"{int((source.labels < 0).sum())} of {len(source)} records of the training split have no label: "
+            f"leave them out of the split (data.train_split)."
         )
 
 

@@ -19,7 +19,7 @@ CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "rema
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """What reaches an output: paths of `params`, `stats`, `ema`; names of the batch's `leaves` and of `frozen` networks.
+    """What reaches an output: paths of `params`, `stats`, `ema`; names of the batch's `leaves`, of `frozen` networks.
 
     Attributes:
       out: shapes of the output.

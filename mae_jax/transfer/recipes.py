@@ -51,7 +51,7 @@ SMALL = 64  # pixels: what is smaller gets the recipe "tiny"
 
 
 def choose(name: str, width: int, shape: tuple[int, ...] | None) -> str:
-    """The recipe's name; "auto" goes by the encoder's width, and "tiny" where `shape` is of a small image or of none."""
+    """The recipe's name; "auto" goes by the encoder's width; "tiny" where `shape` is of a small image or none."""
     if name != "auto":
         if name not in RECIPES:
             raise UserError(f"unknown transfer.recipe '{name}'. {nearest(name, ['auto', *RECIPES])}")

@@ -13,6 +13,7 @@ import numpy as np
 from mae_jax.config import make_method, resolve
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
+from mae_jax.core.mesh import replicated
 from mae_jax.methods.base import Method
 from mae_jax.schema import Transfer
 from mae_jax.tokens import positions
@@ -29,19 +30,19 @@ def identity(weights: Weights | None) -> str:
     digest = 0
     for path, array in sorted(tree.flatten(weights.params).items()):
         digest = zlib.crc32(f"{path} {array.shape} {array.dtype}".encode(), digest)
-        digest = zlib.crc32(np.ascontiguousarray(array), digest)
+        digest = zlib.crc32(np.ascontiguousarray(array).tobytes(), digest)
     name = str(weights.info.get("source") or "weights").rstrip("/").split("/")[-1]
     step = weights.info.get("step")
     return f"{name}{'' if step is None else f' step {step}'}, crc32 {digest:08x}"
 
 
-def start(run: Run, weights: Weights | None) -> State:
-    """A fresh state with the encoder of `weights`; None: random, from the same positions.
+def start(run: Run, weights: Weights | None, fresh: State | None = None) -> State:
+    """A fresh state (`fresh`; None: from train.seed) with the encoder of `weights`; None: random, the same positions.
 
     Raises:
       UserError: parameters that the encoder needs and the weights do not have, or have in another shape.
     """
-    state = run.init()
+    state = run.init() if fresh is None else dict(fresh)
     method = run.method
     assert isinstance(method, FineTune)
     state |= encoder({part: state[part] for part in ("params", "stats")}, method.inner, weights)
@@ -64,9 +65,8 @@ def encoder(fresh: dict[str, Any], inner: Method, weights: Weights | None) -> di
     if wrong:
         source = "" if weights is None else f" in {weights.info.get('source', 'the file')}"
         raise UserError(
-            f"the weights{source} do not fit the encoder in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. Leave "
-            f"out what changes the model: method.image_size may change where positions do not depend on it or can be "
-            f"interpolated (method.positions), other sizes not."
+            f"the weights{source} do not fit the encoder in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. "
+            f"Leave out what changes the model: of its sizes only method.image_size may change."
         )
     return {"params": params, "stats": stats}
 
@@ -94,12 +94,12 @@ def _taken(
 
 def _positions(table: Any, shape: tuple[int, ...], old: Method, new: Method) -> np.ndarray | None:
     """A table of positions for the new grid: the old one (fixed: sine-cosine) resampled as torch's bicubic does."""
-    grids = [getattr(method, "grid", None) for method in (old, new)]
+    grids: list[Any] = [getattr(method, "grid", None) for method in (old, new)]
     if None in grids or len(grids[0]) != len(grids[1]):
         return None
     rows = shape[-2] - math.prod(grids[1])
     if table is None:
-        first = getattr(getattr(old, "encoder", None), "first", "column")
+        first: Any = getattr(getattr(old, "encoder", None), "first", "column")
         table = positions.with_prefix(positions.sincos(shape[-1], grids[0], first=first), rows)[None]
     if table.shape[-2] != rows + math.prod(grids[0]) or table.shape[-1] != shape[-1]:
         return None
@@ -119,7 +119,8 @@ def as_weights(run: Run, params: Any, stats: Any, info: dict[str, Any], classes:
     """
     method = run.method
     assert isinstance(method, FineTune)
-    host = {path: np.asarray(x) for path, x in tree.flatten(jax.device_get(params)).items()}
+    here = jax.jit(lambda x: x, out_shardings=replicated(run.mesh))  # of several processes each has parts
+    host = {path: np.asarray(x) for path, x in tree.flatten(here(params)).items()}
     parts = {path.split("/")[0] for path in method.reach.params}
     missing = [p for p in tree.flatten(method.reach.all_params) if p.split("/")[0] in parts and p not in host]
 
@@ -134,7 +135,7 @@ def as_weights(run: Run, params: Any, stats: Any, info: dict[str, Any], classes:
     about = {"kind": "classifier", "norm_pix": None, "init": transfer["init"], "recipe": transfer["recipe"],
              "head": {"pool": method.pool, "classes": list(classes)}}  # fmt: skip
     return Weights(
-        _plain(run.config.to_dict()), tree.unflatten(encoder), jax.tree.map(np.asarray, jax.device_get(stats)),
+        _plain(run.config.to_dict()), tree.unflatten(encoder), jax.tree.map(np.asarray, here(stats)),
         head={"params": tree.unflatten(head)}, info=about | info,
     )  # fmt: skip
 

@@ -61,9 +61,7 @@ def finetuning(weights: Weights | None) -> Task:
 def build_finetune(config: Config) -> Run:
     """The run of a fine-tuning config."""
     if config.train.sizes:
-        raise UserError(
-            "train.sizes: a fine-tuning run has one image size, method.image_size; leave train.sizes empty."
-        )
+        raise UserError("train.sizes: fine-tuning has one image size, method.image_size; leave train.sizes empty.")
     return build(config, method=make_finetune(config))
 
 
@@ -117,9 +115,7 @@ def finetune_protocol(opened: Any, train_source: Source, test_source: Source) ->
         task = Task("finetune", build_finetune, lambda run: starting.start(run, opened.weights), Validation, keep)
         status = train(config, Path(folder), task)
         if status:
-            raise UserError(
-                f"fine-tuning was stopped; `mae_jax finetune` keeps checkpoints and resumes (status {status})."
-            )
+            raise UserError(f"fine-tuning was stopped (status {status}); `mae_jax finetune` would resume.")
     return result(found)
 
 
@@ -128,8 +124,8 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
     weights: Weights = opened.weights
     if weights.head is None:
         raise UserError(
-            "the protocol 'classify' scores a classifier, but these weights have no head: take the model.safetensors of "
-            "a `mae_jax finetune`, or another protocol."
+            "the protocol 'classify' scores a classifier, but these weights have no head: take the model.safetensors "
+            "of a `mae_jax finetune`, or another protocol."
         )
     about = weights.info.get("head", {})
     kernel = weights.head["params"]["head"]["kernel"]

@@ -33,7 +33,7 @@ class Found:
       tensors: by the names that `rules` know.
       method: fields of our MAE.
       kind: of the weights (weights/store.py).
-      head: facts of a classifier: {"pool", "classes", "names"}.
+      head: facts of a classifier: {"pool", "count": how many classes, "classes": their names, [] where unknown}.
       norm_pix: None where the file does not say.
       mean, std: of the input; `stated` is whether the file says so.
       order: of the position table.
@@ -104,7 +104,7 @@ def official(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: s
             "decoder_heads": hints.heads_of(decoder_dim, "decoder_"),
         }  # fmt: skip
     absent = _absent_biases(tensors, "blocks.0.attn.qkv.bias")
-    if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
+    if "norm.weight" not in tensors and ("fc_norm.weight" in tensors or hints.encoder_only):
         absent |= {"encoder/norm/": "the head norms the pooled tokens instead: ours scales by 1 and shifts by 0"}
     left_out = {}
     if any(name.startswith("attn_pool.") for name in tensors):
@@ -122,14 +122,14 @@ def official(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: s
 
 def _official_head(tensors: Tensors, config: Mapping[str, Any], hints: Hints, class_token: bool) -> dict[str, Any]:
     """What the head reads: names tell mean pooling with fc_norm apart; the rest is timm's config, or a hint."""
-    said = {"avg": "normed_mean", "token": "class"}.get(config.get("global_pool", ""))
+    said = {"avg": "plain_mean", "token": "class"}.get(config.get("global_pool", ""))
     if "fc_norm.weight" in tensors:
         said = "mean"
     agreed("pool", said, hints.pool, "this file")
-    pool = said or hints.pool or ("class" if class_token else "normed_mean")
+    pool = said or hints.pool or ("class" if class_token else "plain_mean")
     assumed = {} if said or hints.pool or not class_token else {"assumed": True}
     names = (config.get("pretrained_cfg") or {}).get("label_names") or config.get("label_names")
-    return {"pool": pool, "classes": len(tensors["head.weight"]), "names": list(names) if names else None} | assumed
+    return {"pool": pool, "count": len(tensors["head.weight"]), "classes": list(names or [])} | assumed
 
 
 FOREIGN = {
@@ -203,7 +203,7 @@ def hugging_face(tensors: Tensors, config: Mapping[str, Any], hints: Hints, wher
         agreed("pool", "class", hints.pool, "Hugging Face's ViT")
         count = len(tensors["classifier.weight"])
         labels = {int(i): str(label) for i, label in (config.get("id2label") or {}).items()}
-        head = {"pool": "class", "classes": count, "names": [labels[i] for i in range(count)] if labels else None}
+        head = {"pool": "class", "count": count, "classes": [labels[i] for i in range(count)] if labels else []}
     query = f"{vit}{names.layers.format(i=0)}.attention." + ("attention.query" if names.published else "q_proj")
     colours = config.get("preprocessor") or {}
     return Found(
@@ -252,9 +252,9 @@ def big_vision(tensors: Tensors, hints: Hints, where: str) -> Found:
     rules, out = layouts.big_vision_head(tensors)
     head = None
     if "head/kernel" in tensors and not out:
-        said = "class" if class_token else "normed_mean"
+        said = "class" if class_token else "plain_mean"
         agreed("pool", said, hints.pool, where)
-        head = {"pool": said, "classes": tensors["head/kernel"].shape[1], "names": None}
+        head = {"pool": said, "count": tensors["head/kernel"].shape[1], "classes": []}
     method = _method(s, hints) | {
         "depth": _depth(tensors, r"Transformer/encoderblock_(\d+)/"), "heads": heads,
         "mlp_ratio": inner_ratio(

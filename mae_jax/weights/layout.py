@@ -1,7 +1,6 @@
 """Our weights in other libraries' layouts: tensors by their names, and the configs beside them."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +49,7 @@ def to_official(weights: Weights) -> Written:
     if not s.class_token:
         raise UserError("facebookresearch/mae's networks have a class token, and these weights have none.")
     _check_gelu(method, "mae")
-    if weights.head is not None and weights.info["head"]["pool"] == "normed_mean":
+    if weights.head is not None and weights.info["head"]["pool"] == "plain_mean":
         raise UserError(
             "this head reads the mean of the tokens after the last norm, and those of facebookresearch/mae the class "
             "token, or a mean before it: take --to timm, or --as encoder."
@@ -71,8 +70,8 @@ def to_timm(weights: Weights) -> Written:
     s = dataclasses.replace(s, decoder_dim=None)
     left_out = _left_out(weights, decoder=False)
     tensors = _tensors(layouts.official(s), s, _without_decoder(weights), "pos_embed")
-    head = weights.info["head"] if weights.head is not None else None
-    pool = head["pool"] if head else "class" if s.class_token else "normed_mean"
+    head, classes = weights.info.get("head") or {}, _classes(weights)
+    pool = head["pool"] if classes else "class" if s.class_token else "plain_mean"
     args = {
         "img_size": list(_pair(method["image_size"])), "patch_size": list(s.patch), "in_chans": s.channels,
         "embed_dim": s.dim, "depth": method["depth"], "num_heads": method["heads"],
@@ -83,17 +82,17 @@ def to_timm(weights: Weights) -> Written:
     colours = weights.config["augment"]
     token = "token" if pool == "class" else "avg"
     config = {
-        "architecture": "vit_base_patch16_224", "num_classes": head["classes"] if head else 0, "num_features": s.dim,
+        "architecture": "vit_base_patch16_224", "num_classes": classes, "num_features": s.dim,
         "global_pool": token, "model_args": args | {"global_pool": token},
         "pretrained_cfg": {
             "tag": "mae_jax", "custom_load": False, "input_size": [s.channels, *_pair(method["image_size"])],
             "fixed_input_size": True, "interpolation": "bicubic", "crop_pct": 0.875, "classifier": "head",
             "mean": list(colours["mean"]), "std": list(colours["std"]), "first_conv": "patch_embed.proj",
-            "num_classes": head["classes"] if head else 0, "pool_size": None,
+            "num_classes": classes, "pool_size": None,
         },
     }  # fmt: skip
-    if head and head.get("names"):
-        config["label_names"] = head["names"]
+    if classes and head.get("classes"):
+        config["label_names"] = list(head["classes"])
     use = 'timm.create_model("local-dir:FOLDER", pretrained=True)'
     return Written(tensors, {"config.json": config}, left_out, use)
 
@@ -141,7 +140,7 @@ def to_hugging_face(weights: Weights) -> Written:
             "norm_pix_loss": bool(weights.info["norm_pix"]),
         }  # fmt: skip
     elif kind == "classifier":
-        labels = weights.info["head"].get("names") or [f"LABEL_{i}" for i in range(weights.info["head"]["classes"])]
+        labels = weights.info["head"].get("classes") or [f"LABEL_{i}" for i in range(_classes(weights))]
         config |= {"id2label": {str(i): name for i, name in enumerate(labels)},
                    "label2id": {name: i for i, name in enumerate(labels)}}  # fmt: skip
     colours = weights.config["augment"]
@@ -182,6 +181,11 @@ def _without_decoder(weights: Weights) -> Weights:
     return dataclasses.replace(weights, params={"encoder": weights.params["encoder"]})
 
 
+def _classes(weights: Weights) -> int:
+    """How many classes the head knows; 0: there is no head."""
+    return 0 if weights.head is None else weights.head["params"]["head"]["kernel"].shape[1]
+
+
 def _left_out(weights: Weights, decoder: bool) -> dict[str, str]:
     parts = set(weights.params) - {"encoder"} - ({"decoder"} if decoder else set())
     out = dict.fromkeys(sorted(parts), "the layout has no place for it")
@@ -213,12 +217,12 @@ def _sizes(weights: Weights, to: str) -> tuple[Sizes, dict[str, Any]]:
 def _tensors(rules: Rules, s: Sizes, weights: Weights, encoder: str, decoder: str = "") -> dict[str, np.ndarray]:
     """Their names; `encoder` and `decoder` are their position tables' names."""
     flat = tree.flatten({"params": weights.params, "head": weights.head or {}})
-    absent = weights.info.get("absent") or {}
-    flat = {p: np.asarray(x) for p, x in flat.items() if not any(re.match(f"params/{a}", p) for a in absent)}
+    if any(path.endswith("qkv/bias") for path in weights.info.get("absent") or {}):
+        flat = {p: x for p, x in flat.items() if not p.endswith("/attn/qkv/bias")}  # zeros that we put there
     head_stats = [p for p in flat if p.startswith("head/stats/")]
     if head_stats:
         raise UserError(f"the head has statistics ({', '.join(head_stats)}), for which the layout has no place.")
-    if s.dim and weights.head is not None and weights.info["head"]["pool"] == "mean":
+    if weights.head is not None and weights.info["head"]["pool"] == "mean":
         flat = {p: x for p, x in flat.items() if not p.startswith("params/encoder/norm/")}  # replaced by fc_norm
     tensors = export_weights(rules, tree.unflatten(flat), constants=True)
     fixed = {rule.theirs for rule in rules if isinstance(rule, Constant)}

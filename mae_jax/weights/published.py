@@ -48,6 +48,7 @@ def read_published(path: Path, hints: Hints | None = None) -> Weights:
     info = {
         "kind": found.kind, "norm_pix": norm_pix if found.kind == "pretraining" else None, "source": str(path),
         "family": found.family, "published": entry.name if entry else None, "url": entry.url if entry else None,
+        "known_by": None if entry is None else "hash" if entry.md5 and md5.startswith(entry.md5) else "name",
         "licence": entry.licence if entry else "unknown: not a file of the catalogue", "md5": md5, "sha256": sha256,
         "positions": found.order, "absent": dict(found.absent),
         "left_out": dict(found.left_out) | ({"decoder and head": "only the encoder was asked for"} if aside else {}),
@@ -82,7 +83,7 @@ def template(method: Mapping[str, Any], head: Mapping[str, Any] | None, decoder:
     if head is None:
         return {"params": params}
     shape = lambda *axes: jax.ShapeDtypeStruct(axes, np.float32)
-    own: dict[str, Any] = {"head": {"kernel": shape(mae.dim, head["classes"]), "bias": shape(head["classes"])}}
+    own: dict[str, Any] = {"head": {"kernel": shape(mae.dim, head["count"]), "bias": shape(head["count"])}}
     if head["pool"] == "mean":
         own["fc_norm"] = {"scale": shape(mae.dim), "bias": shape(mae.dim)}
     return {"params": params, "head": {"params": own}}

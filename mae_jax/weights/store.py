@@ -127,11 +127,21 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     if not path.is_file():
         raise UserError(f"{workdir} is no run: it has no config.json. Give the workdir of a `mae_jax train`.")
     config = json.loads(path.read_text())
+    task = config.get("transfer", {}).get("task", "none")
+    if task != "none":  # a finished run of fine-tuning is the classifier that it wrote
+        model = Path(workdir) / "model.safetensors"
+        if step is not None or not model.is_file():
+            raise UserError(
+                f"{workdir} is a run of `mae_jax {task}`, whose checkpoints hold no encoder by itself: a "
+                f"finished run of `mae_jax finetune` has its weights in {model}."
+            )
+        return read(model)
     saved: dict[str, Any] = {"stats": {}, "ema": {}} | restore_arrays(
         Path(workdir), step, subtree=("step", "params", "stats", "ema")
     )
-    info = {"kind": "pretraining", "source": str(workdir), "step": int(saved["step"]),
-            "norm_pix": config["method"].get("norm_pix")}  # fmt: skip
+    info = {"kind": "pretraining", "source": str(workdir), "step": int(saved["step"])}
+    if "norm_pix" in config["method"]:  # other methods have no such question
+        info["norm_pix"] = config["method"]["norm_pix"]
     return Weights(config, saved["params"], saved["stats"], saved["ema"], info=info)
 
 

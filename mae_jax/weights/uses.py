@@ -56,12 +56,10 @@ def describe(weights: Weights) -> str:
     info, method = weights.info, weights.config["method"]
     lines = [f"holds      {HOLDS[weights.kind]}" + (f", step {info['step']}" if info.get("step") else "")]
     if info.get("published"):
-        lines.append(f"is         {info['published']}, {info['url']}")
-    if "dim" in method:
-        lines.append(
-            f"network    {method['name']}: width {method['dim']}, depth {method['depth']}, heads {method['heads']}, "
-            f"patch {method['patch']}, {method['image_size']} pixels, {method['channels']} channel(s)"
-        )
+        by = " (by its name: no hash of it is published)" if info.get("known_by") == "name" else ""
+        lines.append(f"is         {info['published']}{by}, {info['url']}")
+    sizes = ", ".join(f"{key} {method[key]}" for key in SIZES if key in method)
+    lines.append(f"network    {method['name']}: {sizes}")
     if info.get("positions"):
         lines.append(f"positions  {ORDERS[info['positions']]}")
     if weights.kind == "pretraining" and "norm_pix" in method:
@@ -70,7 +68,8 @@ def describe(weights: Weights) -> str:
     if weights.head is not None:
         head = info["head"]
         assumed = " (assumed: the file does not say; --pool)" if head.get("assumed") else ""
-        lines.append(f"head       {head['classes']} classes, reads {POOLS[head['pool']]}{assumed}")
+        classes = weights.head["params"]["head"]["kernel"].shape[1]
+        lines.append(f"head       {classes} classes, reads {POOLS[head['pool']]}{assumed}")
     if "mean" in weights.config.get("augment", {}):
         augment = weights.config["augment"]
         how = {"assumed": " (ASSUMED: the file does not say; --mean, --std)"}.get(info.get("colours", ""), "")
@@ -86,9 +85,10 @@ def describe(weights: Weights) -> str:
     return "\n".join(lines)
 
 
+SIZES = ("dim", "dims", "depth", "depths", "heads", "patch", "image_size", "volume_size", "channels")  # of methods
 POOLS = {
     "mean": "the mean of the patch tokens before the last norm, then a norm of its own",
-    "normed_mean": "the mean of the patch tokens after the last norm",
+    "plain_mean": "the mean of the patch tokens after the last norm",
     "class": "the class token after the last norm",
 }
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mae_jax.eval.health import health, rankme, spread
+from mae_jax.eval.health import health, lidar, rankme, spread
 
 
 def test_rankme_of_an_orthonormal_set_is_its_dimension():
@@ -31,3 +31,41 @@ def test_spread():
 
 def test_health_names():
     assert set(health(np.eye(3))) == {"rankme", "spread"}
+
+
+# LiDAR ----------------------------------------------------------------------------------------------------------------
+
+
+def corners(d):
+    """2^d samples at the corners of a cube: their covariance is the identity."""
+    return np.array(np.meshgrid(*[[-1.0, 1.0]] * d)).reshape(d, -1).T
+
+
+def test_lidar_of_identical_views_is_the_effective_rank_of_the_samples():
+    """Nothing within: W is delta times the identity, and the eigenvalues are those of B but for a factor."""
+    x = corners(4) * np.array([2.0, 1.0, 1.0, 0.0])
+    views = np.repeat(x[:, None], 3, axis=1)
+    share = np.array([4.0, 1.0, 1.0]) / 6
+    assert lidar(views) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)
+
+
+def test_lidar_divides_by_the_scatter_of_the_views():
+    """B = diag(b), W = diag(w): the eigenvalues are b / w, worked out here for one direction that is only noise."""
+    b, w = np.array([1.0, 4.0, 0.0]), np.array([1.0, 2.0, 50.0])
+    means, off = corners(3) * np.sqrt(b), corners(3) * np.sqrt(w)
+    views = means[:, None] + off[None]  # every sample has the same scatter
+    share = np.array([1.0, 2.0]) / 3
+    assert lidar(views, delta=1e-9) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)
+    assert rankme(views.reshape(-1, 3)) > 2.2  # RankMe takes the noise for a third direction
+
+
+def test_lidar_of_isotropic_samples_is_the_dimension_and_of_few_samples_at_most_one_less_than_them():
+    rng = np.random.default_rng(0)
+    views = rng.normal(size=(4000, 1, 6)) + 0.3 * rng.normal(size=(4000, 5, 6))
+    assert lidar(views) == pytest.approx(6, rel=0.01)
+    few = rng.normal(size=(4, 1, 6)) + 0.01 * rng.normal(size=(4, 5, 6))
+    assert lidar(few) <= 3.01
+
+
+def test_lidar_of_views_without_samples():
+    assert np.isfinite(lidar(np.zeros((4, 2, 3))))

@@ -4,7 +4,8 @@ from digits import pixels
 from sklearn.neighbors import KNeighborsClassifier
 
 from mae_jax.core.errors import UserError
-from mae_jax.eval import knn
+from mae_jax.core.mesh import make_mesh
+from mae_jax.eval import knn, neighbours
 from mae_jax.eval.features import Labelled
 
 
@@ -61,3 +62,26 @@ def test_unseen_class_counts_as_wrong():
     train = Labelled(np.eye(2, dtype=np.float32), np.array([0, 1]))
     test = Labelled(np.eye(2, dtype=np.float32), np.array([0, 9]))
     assert knn.accuracies(train, test, [1]) == {1: 50.0}
+
+
+def whole_numbers(n, seed, high=3, d=6):
+    """Features whose products are exact in float32, with many ties."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, high, (n, d)).astype(np.float32)
+
+
+@pytest.mark.parametrize("k", [1, 5, 37])
+def test_devices_find_the_same_neighbours_also_with_ties(k):
+    bank, queries = whole_numbers(101, 0), whole_numbers(29, 1)
+    mesh = make_mesh(data=4, fsdp=2)
+    values, ids = neighbours.nearest(bank, queries, k, mesh, chunk=24, at_once=16)
+    product = queries @ bank.T
+    expected = np.argsort(-product, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(product, expected, axis=1))
+
+
+def test_accuracies_on_devices_are_numpys():
+    train, test = pixels()
+    ks = (1, 10, 100)
+    assert knn.accuracies(train, test, ks, mesh=make_mesh()) == knn.accuracies(train, test, ks)

@@ -23,7 +23,8 @@ from mae_jax.train.loop import INTERRUPTED, train
 from mae_jax.train.warm_start import load_weights, warm_start
 
 FULL = (
-    "eval.every=6", "eval.protocols=('linear','knn','five_shot')", "log.pictures_every=6", "optim.average=0.5",
+    "eval.every=6", "eval.online=('knn','health')", "eval.protocols=('linear','knn','five_shot','health')",
+    "eval.lidar_samples=40", "eval.lidar_views=4", "log.pictures_every=6", "optim.average=0.5",
 )  # fmt: skip
 
 
@@ -90,11 +91,31 @@ def test_metrics_are_logged_once_per_logged_step(finished):
 
 def test_results_json(finished):
     results = json.loads((finished / "results.json").read_text())
-    assert list(results) == ["linear", "knn", "five_shot"]
-    for found in results.values():
-        assert set(found) == {"pretrained", "average", "random", "raw"}  # "average" for optim.average alone
+    assert list(results) == ["linear", "knn", "five_shot", "rankme", "spread", "lidar", "attention_distance"]
+    for name, found in results.items():
+        sets = {"pretrained", "average", "random", "raw"}  # "average" for optim.average alone
+        assert set(found) == (sets - {"raw"} if name in ("lidar", "attention_distance") else sets)
         assert all(isinstance(v, float) and 0 <= v <= 100 for v in found.values())
     assert results["knn"]["raw"] > 80  # 192 images; 10 % would be chance
+
+
+def test_results_full_json_says_everything_else(finished):
+    full = json.loads((finished / "results_full.json").read_text())
+    simple = json.loads((finished / "results.json").read_text())
+    assert full["weights"]["step"] == 12 and full["data"]["test"]["samples"] == 192
+    assert full["protocols"]["knn"]["knn_k"] == [10, 1, 5, 20, 100]
+    for name, found in full["results"]["five_shot"]["results"].items():
+        assert round(found["accuracy"], 2) == simple["five_shot"][name] and found["interval_95"] > 0
+    assert set(full["results"]["knn"]["results"]["raw"]["details"]) == {"k=1", "k=5", "k=10", "k=20", "k=100"}
+    heads = [k for k in full["health"]["pretrained"] if k.count("/") == 2]
+    assert len(heads) == 2 * 2  # layers times heads
+
+
+def test_health_is_logged_online(finished):
+    (line,) = (line for line in metrics(finished) if line["step"] == 6 and "probe/knn" in line)
+    assert 1 <= line["health/rankme"] <= 16 and 1 <= line["health/lidar"] <= 16
+    assert 0 < line["health/attention_distance/1"] < 8 * 2**0.5
+    assert "health/attention_distance/0/0" not in line and "health/rankme_average" in line
 
 
 def test_pictures_and_curves_open(finished):
@@ -191,6 +212,16 @@ def test_other_data_are_refused(tmp_path):
         train(tiny("train.steps=4", data=dict(source="npz", path=str(tmp_path / "a.npz"))), tmp_path / "run")
 
 
+def test_health_needs_no_labels(tmp_path):
+    config = tiny("train.steps=2", "eval.every=2", "eval.online=('health',)", "eval.protocols=('health',)",
+                  "eval.lidar_samples=20", "eval.lidar_views=2", data=unlabelled(tmp_path / "a.npz"))  # fmt: skip
+    assert train(config, tmp_path / "run") == 0
+    assert set(json.loads((tmp_path / "run/results.json").read_text())) == {
+        "rankme", "spread", "lidar", "attention_distance"
+    }  # fmt: skip
+    assert any("health/lidar" in line for line in metrics(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("asked", ["eval.every=2", "eval.protocols=('knn',)"])
 def test_probes_without_labels_are_refused_before_training(tmp_path, asked):
     with pytest.raises(UserError, match="no labels.*eval.every=0"):
@@ -274,12 +305,16 @@ def test_warm_start_refuses_what_does_not_fit(finished, tmp_path):
 
 def test_evaluate(finished, copy, capsys):
     (copy / "results.json").unlink()
-    assert main(["evaluate", "--workdir", str(copy)]) == 0
+    assert main(["evaluate", "--workdir", str(copy), "--protocol", "linear,knn,five_shot,health"]) == 0
     assert (copy / "results.json").read_text() == (finished / "results.json").read_text()
-    assert "step 12" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "step 12" in out and "kNN, k = 10" in out and "attention distance" in out
+    identity = json.loads((copy / "results_full.json").read_text())["weights"]
+    assert identity["kind"] == "pretraining" and len(identity["content"]) == 16
+    assert len(list((copy / "features").glob("*/done.json"))) == 8  # 4 sets, 2 splits
     other = copy / "other.json"
     assert main(["evaluate", "--workdir", str(copy), "--protocols", "knn", "--step", "10", "--output", str(other)]) == 0
-    assert set(json.loads(other.read_text())) == {"knn"}
+    assert set(json.loads(other.read_text())) == {"knn"} and (copy / "other_full.json").is_file()
     assert (copy / "results.json").read_text() == (finished / "results.json").read_text()
 
 
@@ -287,7 +322,11 @@ def test_evaluate_refuses(finished, capsys):
     for argv, message in (
         (["--protocols", "kn"], "'knn'"),
         (["--step", "7"], "it has 10, 12"),
+        (["--protocol", "linear,fintune"], "'finetune'"),
         (["--config.eval.pool=median"], "eval.pool"),
+        (["--config.eval.shots=()", "--protocol", "few_shot"], "eval.shots"),
+        (["--config.eval.lidar_views=1", "--protocol", "health"], "at least 2 views"),
+        (["--output", "results.txt"], "ends in .json"),
     ):
         assert main(["evaluate", "--workdir", str(finished), *argv]) == 2
         assert message in capsys.readouterr().err

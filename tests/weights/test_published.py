@@ -62,7 +62,7 @@ def test_a_decoder_that_does_not_say_its_pixels(tmp_path):
 def test_fine_tuned(tmp_path):
     tensors = made.official(head=5, fc_norm=True, learned=True)
     w = read(made.write(tmp_path / "f.safetensors", tensors))
-    assert w.kind == "classifier" and w.info["head"] == {"pool": "mean", "classes": 5, "names": None}
+    assert w.kind == "classifier" and w.info["head"] == {"pool": "mean", "count": 5, "classes": []}
     np.testing.assert_array_equal(w.params["encoder"]["pos_embed"], tensors["pos_embed"])
     np.testing.assert_array_equal(w.params["encoder"]["norm"]["scale"], 1)  # there is none: the identity
     np.testing.assert_array_equal(w.head["params"]["fc_norm"]["scale"], tensors["fc_norm.weight"])
@@ -204,6 +204,12 @@ def test_another_file_under_a_published_name_is_refused(entry, tmp_path):
     good = made.write(tmp_path / "full.safetensors", made.official())
     with pytest.raises(UserError, match="it is mae_pretrain_tiny.safetensors"):
         open_weights("mae_tiny_full", file=str(good), hints=HINTS)
+
+
+def test_one_published_name_is_not_another(entry, tmp_path):
+    path = made.write(tmp_path / "full.safetensors", made.official(decoder=True))
+    with pytest.raises(UserError, match="is called like mae_tiny_full, not mae_tiny "):
+        open_weights("mae_tiny", file=str(path), hints=HINTS)
 
 
 def test_contents_must_be_those_of_the_name(entry, tmp_path):

@@ -57,8 +57,8 @@ def close(a, b):
 CASES = {
     "class token": (dict(), "class", {}),
     "mean with fc_norm": (dict(global_pool="avg"), "mean", {}),
-    "mean after the norm": (dict(global_pool="avg", fc_norm=False), "normed_mean", dict(pool="normed_mean")),
-    "no class token": (dict(global_pool="avg", fc_norm=False, class_token=False), "normed_mean", {}),
+    "mean after the norm": (dict(global_pool="avg", fc_norm=False), "plain_mean", dict(pool="plain_mean")),
+    "no class token": (dict(global_pool="avg", fc_norm=False, class_token=False), "plain_mean", {}),
     "no row for the class token": (dict(no_embed_class=True), "class", {}),
     "no qkv bias": (dict(qkv_bias=False), "class", {}),
 }
@@ -71,7 +71,7 @@ def test_classifiers_in_and_out(case, tmp_path):
     expected, _ = theirs(model)
     save_file(model.state_dict(), tmp_path / "a.safetensors")
     o = opened(tmp_path / "a.safetensors", hints=Hints(heads=2, **hints))
-    assert o.weights.info["head"]["pool"] == pool and o.weights.info["head"]["classes"] == 5
+    assert o.weights.info["head"]["pool"] == pool and o.weights.info["head"]["count"] == 5
     close(logits(ours(o)[0], o.weights.head, pool), expected)
     w = store.read(store.write(tmp_path / "n.safetensors", o.weights))
     export(w, tmp_path / "out", "timm")
@@ -113,7 +113,7 @@ def test_what_a_config_beside_the_file_says(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     w = open_weights(tmp_path)
-    assert w.info["head"] == {"pool": "normed_mean", "classes": 5, "names": list("abcde")}
+    assert w.info["head"] == {"pool": "plain_mean", "count": 5, "classes": list("abcde")}
     assert w.config["augment"] == {"mean": (0.5,) * 3, "std": (0.25,) * 3} and w.info["family"] == "timm"
     with pytest.raises(UserError, match="num_heads=2, and you say 4"):
         open_weights(tmp_path, hints=Hints(heads=4))

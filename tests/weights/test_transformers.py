@@ -157,7 +157,7 @@ def test_encoders(cls, config, tmp_path):
 def test_a_classifier_gives_their_logits(classifier):
     model, path = classifier
     o = opened(path)
-    assert o.weights.info["head"] == {"pool": "class", "classes": 3, "names": ["cat", "dog", "owl"]}
+    assert o.weights.info["head"] == {"pool": "class", "count": 3, "classes": ["cat", "dog", "owl"]}
     assert o.weights.config["augment"]["mean"] == (0.5, 0.5, 0.5) and o.weights.info["colours"] == "assumed"
     close(logits(encoded(o), o.weights.head, "class", o.run.method.norm_eps), theirs(model).logits)
 

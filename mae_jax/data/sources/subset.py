@@ -167,8 +167,8 @@ def few_per_class(source: Source, count: int, seed: int = 0) -> Source:
     for c, name in enumerate(source.classes):
         found = np.flatnonzero(source.labels == c)
         if len(found) < count:
-            raise UserError(f"transfer.labels_per_class={count}, but the class '{name}' has only {len(found)} records "
-                            f"in the training split. Take at most as many, or leave it out to train on all.")  # fmt: skip
+            raise UserError(f"transfer.labels_per_class={count}, but the class '{name}' has only {len(found)} "
+                            f"records in the training split. Take at most as many, or leave it out: all.")  # fmt: skip
         picks.append(found[permutation(FEW + seed, c, len(found))[:count]])
     return Subset([source], [np.sort(np.concatenate(picks))], ["train"], f"{count} per class, draw {seed}")
 
