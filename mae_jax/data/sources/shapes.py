@@ -117,14 +117,14 @@ def _texture(rng: np.random.Generator, at: np.ndarray, label: int) -> np.ndarray
     y, x = (at + rng.uniform(0, period, 2)[:, None, None]) / period
     slant = np.where(rng.random() < 0.5, 1, -1)  # a flip turns one diagonal into the other
     half = lambda t: (t % 1) < 0.5
-    wave = {
-        "horizontal": half(y),
-        "vertical": half(x),
-        "diagonal": half((y + slant * x) / np.sqrt(2)),
-        "checks": half(y) ^ half(x),
-        "dots": np.square(y % 1 - 0.5) + np.square(x % 1 - 0.5) < 0.11,
-    }[SEGMENTS[label]]
-    return wave.astype(np.float64)
+    waves = {
+        "horizontal": lambda: half(y),
+        "vertical": lambda: half(x),
+        "diagonal": lambda: half((y + slant * x) / np.sqrt(2)),
+        "checks": lambda: half(y) ^ half(x),
+        "dots": lambda: np.square(y % 1 - 0.5) + np.square(x % 1 - 0.5) < 0.11,
+    }
+    return waves[SEGMENTS[label]]().astype(np.float64)
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
