@@ -11,11 +11,12 @@ from jaxtyping import UInt8
 
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import use_mesh
+from mae_jax.data.sources import Source
 from mae_jax.eval import attention_maps, feature_maps
 from mae_jax.eval.embedding import embedding_plot
 from mae_jax.eval.features import extract
 from mae_jax.eval.planes import drawn_input
-from mae_jax.eval.progress_sheets import RATIOS, at_ratio, possible, ratio_sheet, step_sheet
+from mae_jax.eval.progress_sheets import RATIOS, at_ratio, hidden_share, possible, ratio_sheet, step_sheet
 from mae_jax.eval.reconstruct import reconstructor
 from mae_jax.eval.run import encoder
 from mae_jax.train.build import Run
@@ -46,12 +47,13 @@ class Drawer:
         run, steps = self.run, self.opened.config.train.steps
         ratios = possible(run.method, RATIOS) if ratios is None else ratios
         methods = {ratio: at_ratio(run.method, ratio) for ratio in ratios}
-        self._predicts()
+        check_use(self.opened.weights, "reconstruct")
         batch, drawn = self._batch(), {}
         for ratio, method in methods.items():
             pictures = reconstructor(method, run.augment, steps=steps)
             drawn[ratio] = self._drawable(pictures(self.opened.state["params"], self.opened.rest, batch, draw))
-        sheet = ratio_sheet(drawn, run.colours, most=_rows(batch), show=show)
+        hidden = {ratio: share for ratio, m in methods.items() if (share := hidden_share(m)) is not None}
+        sheet = ratio_sheet(drawn, run.colours, most=_rows(batch), show=show, hidden=hidden)
         return sheet, f"{_rows(batch)} sample(s) at mask ratios {', '.join(f'{r:g}' for r in ratios)}"
 
     def steps(self, workdir: Path, steps: Sequence[int] | None, draw: int = 0, show: str | None = None) -> Drawn:
@@ -125,7 +127,7 @@ class Drawer:
     def embedding(self, split: str) -> Drawn:
         """Pooled features of a split in the plane."""
         run = self.run
-        source = run.open(split)
+        source = self._split(split)
         encode = encoder(run.method, run.config.eval.pool, run.augment)
         params, rest = self.opened.state["params"], self.opened.rest
         limited = _limited(run, self.count or EMBEDDED)
@@ -140,15 +142,15 @@ class Drawer:
     def _batch(self) -> Mapping[str, Any]:
         if self.images:
             return image_files(self.run, self.images)
-        return spread(self.run, self.run.open("test"), self.count or COUNT)
+        return spread(self.run, self._split("test"), self.count or COUNT)
 
-    def _predicts(self) -> None:
-        if self.opened.weights.kind != "pretraining":
+    def _split(self, split: str) -> Source:
+        data = self.run.config.data
+        if "data" not in self.opened.weights.config and data.source == "folder" and not data.options.get("path"):
             raise UserError(
-                f"these weights are of an encoder alone ({self.opened.weights.kind}), and a reconstruction needs the "
-                f"decoder that was pretrained with it. `mae_jax draw attention` and `draw features` can be drawn."
+                "these weights name no data: give image files, or a source by --config.data.source=... and its options."
             )
-        check_use(self.opened.weights, "reconstruct")
+        return self.run.open(split)
 
     def _drawable(self, pictures: Mapping[str, Any]) -> Mapping[str, Any]:
         if not pictures:

@@ -62,8 +62,8 @@ def attended(
     maps, prepared = jax.device_get(run(params, rest, dict(batch)))
     if not maps:
         raise UserError(
-            f"the encoder of '{method.name}' has no self-attention to draw. `mae_jax draw features` shows what its "
-            f"tokens hold."
+            f"the encoder of '{method.name}' has no self-attention to draw. `mae_jax draw embedding` draws the "
+            f"features of any method, `draw features` those of patches."
         )
     return Attended(maps, shape["prefix"], shape["grid"], prepared)
 

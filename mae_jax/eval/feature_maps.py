@@ -122,4 +122,4 @@ def feature_sheet(
         big = to_rgb(enlarge(values, image.shape[:2]))
         rows.append([image, big, *(np.repeat(big[..., i : i + 1], 3, axis=-1) for i in range(3))])
     parts = [f"component {i + 1} ({100 * share:.0f} %)" for i, share in enumerate(found.share)]
-    return grid(rows, [caption, "components 1-3 as RGB", *parts])
+    return grid(rows, [caption, "all three as RGB", *parts])

@@ -146,8 +146,8 @@ def grid(
     for column, text in enumerate(texts):
         middle = left + column * (cell_w + LINE) + cell_w / 2
         draw.multiline_text((middle, 2), text, (INK,) * 3, font, anchor="ma", align="center", spacing=2)
-    for row, text in enumerate(beside):
-        middle = head + row * (cell_h + LINE) + cell_h / 2
+    for i, text in enumerate(beside):
+        middle = head + i * (cell_h + LINE) + cell_h / 2
         draw.multiline_text((left - 5, middle), text, (INK,) * 3, font, anchor="rm", align="right", spacing=2)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):

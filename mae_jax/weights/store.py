@@ -139,8 +139,9 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     saved: dict[str, Any] = {"stats": {}, "ema": {}} | restore_arrays(
         Path(workdir), step, subtree=("step", "params", "stats", "ema")
     )
-    info = {"kind": "pretraining", "source": str(workdir), "step": int(saved["step"]),
-            "norm_pix": config["method"].get("norm_pix")}  # fmt: skip
+    info = {"kind": "pretraining", "source": str(workdir), "step": int(saved["step"])}
+    if "norm_pix" in config["method"]:  # other methods have no such question
+        info["norm_pix"] = config["method"]["norm_pix"]
     return Weights(config, saved["params"], saved["stats"], saved["ema"], info=info)
 
 

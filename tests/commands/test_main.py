@@ -36,6 +36,8 @@ OPTIONS = {
     "convert": ("SRC", "DST", "--list", "--to FORMAT", "--as", "--norm-pix", "--heads N", "--name NAME"),
     "embed": ("--workdir DIR", "--weights F", "--source SRC", "--out FILE", "--pool HOW", "--tokens", "--batch N"),
     "new": ("NAME", "--dir DIR", "--in-repo"),
+    "draw": ("KIND", "--workdir DIR", "--weights FILE", "--ratios R,R", "--query Q", "--foreground T", "--split"),
+    "plot": ("RUN", "--metric NAME", "--smooth N", "--log AXES", "--labels A,B", "--output FILE.png"),
     "list": ("--configs DIR",),
     "parity": ("FILE.npz", "--json", "--tolerance T"),
     "data": ("--config FILE.py", "--output FILE.png", "--moments N", "--json FILE.json"),
