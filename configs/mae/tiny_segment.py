@@ -6,12 +6,14 @@ Expect:   docs/segmentation.md has the mIoU, and that of the same encoder at ran
 """
 
 from ml_collections import ConfigDict
+from tiny_shapes import get_config as pretraining
 
 
 def get_config() -> ConfigDict:
     """The config."""
     return ConfigDict(
         dict(
+            method=pretraining().method.to_dict(),  # what --scratch takes
             data=dict(source="shapes", length=2048, test_split="test[:256]"),
             transfer=dict(
                 segment_head="linear", segment_size=64, segment_scale=(1.0, 1.0), segment_max_ratio=1.0,

@@ -13,14 +13,14 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         dict(
             method=dict(
-                name="mae", image_size=64, patch=8, channels=3, dim=128, depth=4, heads=4, decoder_dim=96,
-                decoder_depth=2, decoder_heads=4, mask_ratio=0.75, norm_pix=True,
+                name="mae", image_size=64, patch=8, channels=3, dim=96, depth=4, heads=4, decoder_dim=64,
+                decoder_depth=1, decoder_heads=4, mask_ratio=0.6, norm_pix=True,
             ),
             data=dict(source="shapes", length=8192),
             augment=dict(crop_scale=None, flip=True),
-            optim=dict(learning_rate=2e-3, warmup=100, weight_decay=0.05),
-            train=dict(steps=3000, batch=128, seed=0),
-            checkpoint=dict(every=1000),
-            log=dict(every=50, pictures_every=1000, pictures=6),
+            optim=dict(learning_rate=8e-3, warmup=60, weight_decay=0.05),
+            train=dict(steps=600, batch=32, seed=0),
+            checkpoint=dict(every=300),
+            log=dict(every=50, pictures_every=0, pictures=6),
         )
     )  # fmt: skip

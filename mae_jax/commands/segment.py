@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workdir", type=Path, metavar="DIR", help="directory of a pretraining run")
     group.add_argument("--weights", metavar="FILE", help="a weights file (docs/weights.md) or a published one")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint of --workdir (default: the newest good one)")
-    parser.add_argument(
-        "--scratch", action="store_true", help="random weights, of the network of --workdir or --config"
-    )
+    parser.add_argument("--scratch", action="store_true", help="random weights, of the network that is given")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the run is, or will be")
     parser.add_argument("--config", metavar="FILE.py[:ARG]", help="config file whose values count before the recipe's")
     options.add_processes(parser)

@@ -85,11 +85,11 @@ class SceneAugment:
 
 @dataclass(frozen=True)
 class SceneImage:
-    """The image of a training sample, uint8 [h, w, channels]; `fill` is the colour beyond the image, 0..255."""
+    """The image of a training sample, uint8 [h, w, channels]; `beyond` is the colour beyond the image, 0..255."""
 
     augment: SceneAugment
     channels: int = 3
-    fill: tuple[int, ...] = (124, 116, 104)
+    beyond: tuple[int, ...] = (124, 116, 104)
     stream: int = 0
 
     def __call__(self, name: str, record: Mapping[str, Any], draw: Draw) -> np.ndarray:
@@ -97,7 +97,7 @@ class SceneImage:
         scaled, box, mirrored = self.augment.draw(labels, draw(self.stream))
         image = cut(image, scaled, box)
         out = np.empty((*self.augment.size, self.channels), np.uint8)
-        out[...] = self.fill
+        out[...] = self.beyond
         out[: box[2], : box[3]] = flip(image) if mirrored else image
         return out
 

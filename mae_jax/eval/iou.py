@@ -22,9 +22,10 @@ class SegmentationScore:
     iou: Float[np.ndarray, " classes"]
 
     def details(self, names: Sequence[str]) -> dict[str, float]:
-        """For `Result.details`."""
+        """For `Result.details`; classes without an IoU are left out."""
         found = {"pixel_accuracy": self.pixel_accuracy, "mean_accuracy": self.mean_accuracy}
-        return found | {f"iou/{name}": float(x) for name, x in zip(names, self.iou, strict=True)}
+        each = zip(names, self.iou, strict=True)
+        return found | {f"iou/{name}": float(x) for name, x in each if not np.isnan(x)}
 
 
 def confusion(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mae_jax.core.keys import Context
-from mae_jax.core.types import Aux, Batch, Features, Params, Stats
+from mae_jax.core.types import Aux, Batch, Features, Mask, Params, Stats
 from mae_jax.losses.masked import masked_mean, squared_error
 from mae_jax.masking import scores
 from mae_jax.masking.select import check_hides, keep_count, select
@@ -118,10 +118,14 @@ class MAE(Method):
         decoder = self.decoder.init(decoder_key, visible.normed, mask, self.grid, visible.prefix)
         return {"encoder": encoder["params"], "decoder": decoder["params"]}, {}
 
+    def mask(self, ctx: Context, image: Float[Array, "b h w c"]) -> Mask:
+        """Which patches are hidden: uniformly drawn ones (Sec. 3). A variation that hides others overrides this."""
+        n = math.prod(self.grid)
+        return select(scores.random(ctx, image.shape[0], n), keep_count(n, self.mask_ratio))
+
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
         image, valid = batch["image"], batch.get("valid_tokens")
-        n = math.prod(self.grid)
-        mask = select(scores.random(ctx, image.shape[0], n), keep_count(n, self.mask_ratio))
+        mask = self.mask(ctx, image)
         visible = apply(self.encoder, params["encoder"], image, mask, valid)
         pred = apply(self.decoder, params["decoder"], visible.normed, mask, self.grid, visible.prefix, valid)
         target = patchify(image, sizes(self.patch))

@@ -128,7 +128,7 @@ def classify(x: Map, classes: int, drop: float, noise: Float[Array, "b c"] | Non
     return dense(classes, "classify", jnp.float32, kernel_init=head_init)(x)
 
 
-def resized(x: Map, size: tuple[int, int]) -> Map:
+def resized(x: Map, size: tuple[int, ...]) -> Map:
     """Bilinear between the centres of pixels (torch: align_corners=False), without antialiasing."""
     if x.shape[1:3] == tuple(size):
         return x

@@ -75,9 +75,7 @@ class SegmentValidation:
     def online(self, state: State) -> dict[str, float]:
         """{"val/miou", "val/pixel_accuracy", "val/mean_accuracy"} in percent."""
         found, _ = self.scores(state)
-        return {
-            "val/miou": found.miou, "val/pixel_accuracy": found.pixel_accuracy, "val/mean_accuracy": found.mean_accuracy,
-        }  # fmt: skip
+        return {f"val/{name}": getattr(found, name) for name in ("miou", "pixel_accuracy", "mean_accuracy")}
 
     def scores(self, state: State, examples: int = 0) -> tuple[SegmentationScore, list[tuple[Any, Any, Any]]]:
         """(scores over the test split, (image, truth, predicted) of its first records); of the average, if there is."""
@@ -137,7 +135,8 @@ def _protocol(opened: Any, head: str) -> Result:
     """Train in a temporary directory; of a run, the picture goes to its pictures/."""
     pretrained = opened.config.to_dict()
     pretrained["transfer"] = pretrained["transfer"] | {"segment_head": head}
-    quiet = {"eval": {"every": 0}, "checkpoint": {"best": None}, "log": {"tensorboard": False}}
+    quiet: dict[str, dict[str, Any]] = {"eval": {"every": 0}, "checkpoint": {"best": None}}
+    quiet["log"] = {"tensorboard": False}
     config = segment_config(pretrained, quiet, init=starting.identity(opened.weights))
     found: dict[str, Result] = {}
 

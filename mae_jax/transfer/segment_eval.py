@@ -34,9 +34,9 @@ ROWS = 64  # of a truth that are scored at a time: logits at full resolution are
 
 
 class Scene(NamedTuple):
-    """A decoded test image and its classes; `index` is its number among the records."""
+    """A decoded test image and its classes; `number` is its place among the records."""
 
-    index: int
+    number: int
     image: UInt8[np.ndarray, "h w c"]
     truth: UInt8[np.ndarray, "H W"]
 
@@ -118,12 +118,12 @@ class SegmentationScores:
             for layout, scenes in self._batches():
                 matrix, predicted = self._segment(params, rest, self._put(layout, scenes), layout)
                 total += np.asarray(matrix, np.int64)
-                wanted = [i for i, scene in enumerate(scenes) if scene.index < examples]
+                wanted = [i for i, scene in enumerate(scenes) if scene.number < examples]
                 if wanted and jax.process_count() == 1:
                     classes = np.asarray(predicted)
                     for i in wanted:
                         h, w = scenes[i].truth.shape
-                        drawn[scenes[i].index] = (scenes[i].image, scenes[i].truth, classes[i, :h, :w])
+                        drawn[scenes[i].number] = (scenes[i].image, scenes[i].truth, classes[i, :h, :w])
         if not total.sum():
             raise UserError(f"no pixel of the test split has a class that could be scored: {self.source.describe()}.")
         return total, [drawn[i] for i in sorted(drawn)]

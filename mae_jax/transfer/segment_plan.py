@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ from mae_jax.core.types import Params
 from mae_jax.data.scene import SceneAugment, SceneImage, SceneLabels
 from mae_jax.data.sources import Source
 from mae_jax.data.views import Views
-from mae_jax.methods.base import Method, config_fields
 from mae_jax.nets.vit import sizes
 from mae_jax.schema import Config, Transfer
 from mae_jax.train.build import Run, build, open_split, sample_batch
@@ -24,7 +23,7 @@ from mae_jax.train.state import State
 from mae_jax.transfer import start as starting
 from mae_jax.transfer.plan import Raw
 from mae_jax.transfer.reach import pruned
-from mae_jax.transfer.recipes import KEPT, merged
+from mae_jax.transfer.recipes import merged
 from mae_jax.transfer.segment_eval import Inference
 from mae_jax.transfer.segmenter import HEAD, Segmenter
 from mae_jax.weights.store import Weights
@@ -36,7 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "upernet": dict(steps=160_000, batch=16, rate=1e-4, weight_decay=0.05, layer_decay=0.65, drop_path=0.1),
 }
 WARMUP = 1500  # steps, but no more than a tenth of all
-# mmseg's PhotoMetricDistortion in the terms of augment.colour_jitter: there each of the four by itself half of the time.
+# mmseg's PhotoMetricDistortion as augment.colour_jitter; there each of the four has its own probability of 1/2.
 PHOTOMETRIC = {"colour_jitter": (0.125, 0.5, 0.5, 0.05), "colour_jitter_p": 0.5}
 AUGMENT = ("mean", "std", "normalise", "interpolation")  # what of the pretraining's augmentation stays
 
@@ -81,8 +80,15 @@ def segment_config(
     Raises:
       UserError: what does not fit, data without classes of pixels among it.
     """
-    file = file or {}
+    file = dict(file or {})
+    asked = dict(file.pop("method", {}))  # the weights' own fields count before a file's
+    if asked.get("name", pretrained["method"]["name"]) != pretrained["method"]["name"]:
+        raise UserError(
+            f"the config file segments with method.name='{asked['name']}', but the weights are of "
+            f"'{pretrained['method']['name']}'."
+        )
     base = {name: dict(pretrained[name]) for name in ("method", "data", "transfer") if name in pretrained}
+    base["method"] = asked | base["method"]
     train = pretrained.get("train", {})
     base["train"] = {key: train[key] for key in ("precision", "seed") if key in train}
     base["eval"] = {key: v for key, v in pretrained.get("eval", {}).items() if key == "limit"}
@@ -93,7 +99,7 @@ def segment_config(
     check_scenes(source, "training")
     t = filled(first.transfer)
     t = dataclasses.replace(t, task="segment", init=init, classes=len(source.segments), drop_path=t.segment_drop_path)
-    layers = [base, _method(first, t), _sections(first, t), file, {"transfer": dataclasses.asdict(t)}]
+    layers: list[Raw] = [base, _method(first, t), _sections(first, t), file, {"transfer": dataclasses.asdict(t)}]
     mesh = {"mesh": dataclasses.asdict(first.mesh)}
     return resolve(merged(*layers, mesh), [o for o in overrides if not o.startswith("transfer.")])
 
@@ -141,10 +147,11 @@ def _size(config: Config, t: Transfer) -> tuple[int, int]:
     size = config.method.get("image_size") if t.segment_size is None else t.segment_size
     if size is None:
         raise UserError(f"'{config.method['name']}' has no image size: set transfer.segment_size.")
-    return sizes(size)
+    rows, columns = sizes(size)
+    return rows, columns
 
 
-def build_segment(config: Config, weights: Weights | None) -> SegmentRun:
+def build_segment(config: Config, weights: Weights | None, devices: list[jax.Device] | None = None) -> SegmentRun:
     """The run of a segmentation config; a frozen encoder is loaded from `weights` (None: random).
 
     Raises:
@@ -153,8 +160,8 @@ def build_segment(config: Config, weights: Weights | None) -> SegmentRun:
     t = config.transfer
     if config.train.sizes or config.augment.where != "host":
         raise UserError(
-            "segmentation crops scenes on the host and has one size, transfer.segment_size: leave train.sizes empty and "
-            "augment.where as 'host'."
+            "segmentation crops scenes on the host and has one size, transfer.segment_size: leave train.sizes empty "
+            "and augment.where as 'host'."
         )
     inner = make_method(config)
     method = Segmenter(
@@ -163,7 +170,7 @@ def build_segment(config: Config, weights: Weights | None) -> SegmentRun:
         blocks=t.segment_blocks,
     )  # fmt: skip
     method.check()
-    run = build(config, method=method)
+    run = build(config, devices, method)
     parts: dict[str, Any] = {f.name: getattr(run, f.name) for f in dataclasses.fields(Run)}
     if not method.trained:
         parts["encoder"] = encoder = _frozen_encoder(run, method, weights)

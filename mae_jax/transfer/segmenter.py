@@ -73,17 +73,16 @@ class Segmenter(Method):
 
     def check(self) -> None:
         self.inner.check()
-        if "image" not in self.inner.batch_spec or self.reach.leaves != {"image"}:
+        leaves = {*self.inner.batch_spec} if "image" not in self.inner.batch_spec else self.reach.leaves
+        if leaves != {"image"}:
             raise UserError(
                 f"segmentation gives the pixels of an image a class, but '{self.inner.name}' encodes "
-                f"{', '.join(sorted(self.reach.leaves))}."
+                f"{', '.join(sorted(leaves))}."
             )
         if self.reach.ema or self.reach.frozen:
             raise UserError(f"'{self.inner.name}' encodes with a teacher, which segmentation does not know.")
         if self.blocks and len(self.blocks) != 4:
-            raise UserError(
-                f"transfer.segment_blocks={self.blocks}: four numbers of blocks expected, or () for quarters."
-            )
+            raise UserError(f"transfer.segment_blocks={self.blocks}: four numbers of blocks, or () for quarters.")
         if self.auxiliary < 0 or self.channels < 1:
             raise UserError(
                 f"transfer.segment_auxiliary={self.auxiliary} and segment_channels={self.channels}: at least 0 and 1."
