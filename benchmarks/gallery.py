@@ -44,10 +44,10 @@ RUNS: dict[str, Run] = {
     "spark": Run("spark/tiny_digits", ("--config.checkpoint.every=50", "--config.checkpoint.keep=8")),
     "hiendmae": Run("hiendmae/tiny_volumes", ("--config.checkpoint.every=100", "--config.checkpoint.keep=8")),
     "graphmae": Run("graphmae/tiny_blocks", ("--config.train.steps=200", NO_TABLE)),
-    "cae": Run("cae/tiny_digits", ("--config.train.steps=500", NO_TABLE)),
-    "lut": Run("lut/tiny_digits", ("--config.train.steps=400", NO_TABLE)),
+    "cae": Run("cae/tiny_digits", ("--config.train.steps=300", NO_TABLE)),
+    "lut": Run("lut/tiny_digits", ("--config.train.steps=300", NO_TABLE)),
     "maskalign": Run("maskalign/tiny_digits", ("--config.train.steps=300", NO_TABLE)),
-    "croma": Run("croma/tiny_sensors", ("--config.train.steps=400", NO_TABLE)),
+    "croma": Run("croma/tiny_sensors", ("--config.train.steps=300", NO_TABLE)),
     **{f"graph_{r}": Run("graphmae/tiny_blocks", (f"--config.method.mask_ratio={r}", *CURVE)) for r in MASKS},
 }
 
