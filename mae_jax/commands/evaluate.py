@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     cached = tuple(name for name in protocols if name not in TRAINED)
     args.overrides = [*args.overrides, f"eval.protocols={cached!r}", "eval.every=0"]
     output = args.output or (args.workdir / "results.json" if args.workdir else None)
-    if args.output is not None and (output.suffix != ".json" or not output.parent.is_dir()):
-        raise UserError(f"--output {output}: a file that ends in .json, in a folder that exists, expected.")
+    if args.output is not None and (args.output.suffix != ".json" or not args.output.parent.is_dir()):
+        raise UserError(f"--output {args.output}: a file that ends in .json, in a folder that exists, expected.")
     options.start_processes(args)
     opened = options.opened(args)
     import jax
