@@ -13,11 +13,12 @@ ROOT = Path(__file__).parent.parent
 COLABS = ROOT / "colabs"
 # Fewer steps than a reader takes, how many pictures come of it, and what is printed on the way.
 NOTEBOOKS = {
-    "reconstruct": (dict(STEPS=30), 3, "loss of the hidden half"),
-    "pretrain_on_your_folder": (dict(STEPS=24), 3, "linear probe"),
-    "probe_and_finetune": (dict(STEPS=40, FINETUNE_STEPS=10), 0, "from scratch: {"),
-    "add_a_masking": (dict(STEPS=24), 2, "linear probe"),
+    "reconstruct": (dict(STEPS=8), 3, "loss of the hidden half"),
+    "pretrain_on_your_folder": (dict(STEPS=20), 3, "linear probe"),
+    "probe_and_finetune": (dict(STEPS=20, FINETUNE_STEPS=10), 0, "from scratch: {"),
+    "add_a_masking": (dict(STEPS=16), 2, "linear probe"),
 }
+QUICK = "reconstruct"  # the others train and probe: a minute of processor time each
 
 
 def with_settings(notebook: nbformat.NotebookNode, settings: dict[str, int]) -> nbformat.NotebookNode:
@@ -29,7 +30,7 @@ def with_settings(notebook: nbformat.NotebookNode, settings: dict[str, int]) -> 
     return notebook
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n != QUICK else []) for n in NOTEBOOKS])
 @pytest.mark.filterwarnings("ignore")  # of the notebook machinery itself
 def test_notebook_runs(name, tmp_path, monkeypatch):
     settings, pictures, printed = NOTEBOOKS[name]

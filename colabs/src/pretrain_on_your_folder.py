@@ -44,6 +44,7 @@ def get_config(arg=""):
         augment=dict(crop_scale=(0.6, 1.0), flip=False, mean=(0.3,) * 3, std=(0.37,) * 3),
         optim=dict(learning_rate=3e-3, warmup={STEPS // 10}),
         train=dict(steps={STEPS}, batch=128),
+        mesh=dict(scan=True),  # equal blocks as a loop: compiles faster
         eval=dict(every={STEPS // 2}, online=("knn",), protocols=("linear", "knn")),
         log=dict(every={max(STEPS // 20, 1)}),
     )

@@ -15,9 +15,10 @@ def get_config() -> ConfigDict:
         dict(
             method=pretraining().method.to_dict(),  # what --scratch takes
             data=dict(source="shapes", length=2048, test_split="test[:256]"),
+            eval=dict(every=75),
             transfer=dict(
                 segment_head="linear", segment_size=64, segment_scale=(1.0, 1.0), segment_max_ratio=1.0,
-                segment_photometric=False, segment_steps=400, segment_batch=32, segment_rate=3e-3,
+                segment_photometric=False, segment_steps=150, segment_batch=32, segment_rate=1e-2,
             ),
         )
     )  # fmt: skip
