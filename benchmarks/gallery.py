@@ -77,7 +77,7 @@ PARTS: tuple[Part, ...] = (
         (
             Picture("ratios_digits.png", "draw reconstructions --workdir runs/digits --count 4",
                     "MAE on 8 x 8 digits, trained at a ratio of 0.625."),
-            Picture("ratios_photos.png", "draw reconstructions --workdir runs/photos --count 2 --ratios 0.5,0.75,0.9",
+            Picture("ratios_photos.png", "draw reconstructions --workdir runs/photos --count 3 --ratios 0.5,0.75,0.9",
                     "MAE on crops of two photographs; these are of the half that was held out."),
             Picture("ratios_volumes.png", "draw reconstructions --workdir runs/hiendmae --count 3",
                     "Hi-End-MAE on volumes, their middle slice."),
@@ -90,7 +90,7 @@ PARTS: tuple[Part, ...] = (
         (
             Picture("steps_spark.png", "draw steps --workdir runs/spark --count 3",
                     "SparK on digits at 32 px: a ResNet that reads masked pictures by sparse convolution."),
-            Picture("steps_photos.png", "draw steps --workdir runs/photos --count 2 --steps 100,200,400,600",
+            Picture("steps_photos.png", "draw steps --workdir runs/photos --count 3 --steps 100,200,400,600",
                     "MAE on photographs."),
         ),
     ),
@@ -117,10 +117,10 @@ PARTS: tuple[Part, ...] = (
         (
             Picture("attention_heads.png", "draw attention --workdir runs/digits --count 4",
                     "The class token's attention in the last block, by head."),
-            Picture("attention_blocks.png", "draw attention --workdir runs/photos --count 2 --blocks all",
+            Picture("attention_blocks.png", "draw attention --workdir runs/photos --count 3 --blocks all",
                     "Block by block, the mean over heads."),
-            Picture("attention_query.png", "draw attention --workdir runs/photos --count 2 --query 2,3 --blocks 0,3 "
-                    "--heads all", "Of one patch, in the first block and the last."),
+            Picture("attention_query.png", "draw attention --workdir runs/photos --count 3 --query 2,3",
+                    "Of one patch, framed, in the last block."),
             Picture("attention_volume.png", "draw attention --workdir runs/hiendmae --count 3 --blocks 0,5,11",
                     "In volumes, the middle slice."),
         ),
