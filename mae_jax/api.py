@@ -30,6 +30,7 @@ from mae_jax.nets.layers import LayerNorm, apply
 from mae_jax.train import inputs
 from mae_jax.train.build import resized
 from mae_jax.weights.opened import Opened, opened
+from mae_jax.weights.uses import check_use
 
 HEAD_POOLS = {"mean": "raw_mean", "plain_mean": "mean", "normed_mean": "mean"}  # of a head -> of eval/features.py
 
@@ -102,7 +103,7 @@ class Model:
         if head is None:
             return ()
         about = self.info.get("head") or {}
-        named = about.get("names") or about.get("classes")
+        named = about.get("names") or about.get("classes") or None
         count = head["params"]["head"]["bias"].shape[0]
         return tuple(map(str, named)) if isinstance(named, list | tuple) else tuple(map(str, range(count)))
 
@@ -182,6 +183,7 @@ class Model:
                 f"these weights ({self.info.get('source')}) are {what} and cannot "
                 f"reconstruct: that takes a checkpoint of pretraining with its decoder."
             )
+        check_use(self._opened.weights, "reconstruct")
         method: Any = self.method if size is None else resized(self.method, size)  # type: ignore[arg-type]
         n = int(np.prod(getattr(method, "grid", (0,))))
         hidden = None if mask is None else _mask(mask, n)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from mae_jax.core.errors import UserError
 from mae_jax.eval import logistic
-from mae_jax.eval.features import Labelled
+from mae_jax.eval.features import Labelled, fetch
 
 # Inverse ridge strengths. Best on digits: near 1 for a pretrained encoder and pixels, 10-30 for a random one.
 STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-2, 2.5, 0.5))
@@ -68,7 +68,7 @@ def accuracy(
         best, start = _choose(problem, strengths, fit)
     everything = problem._replace(fit=problem.fit + problem.held)
     solution = fit(everything, best, start)
-    w = np.asarray(solution.w)
+    w = fetch(solution.w)
     right = 0
     for first in range(0, len(test.labels), CHUNK):
         rows = slice(first, first + CHUNK)

@@ -61,7 +61,7 @@ def place(x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], held: Any = Non
 
 
 def solve(
-    problem: Problem, strength: float, start: Float[Array, "e c"] | None = None, *, classes: int,
+    problem: Problem, strength: float, start: Any = None, *, classes: int,
     tolerance: float = 1e-5, iterations: int = 1000,
 ) -> Solution:  # fmt: skip
     """argmin of mean cross entropy + |W|^2 / (2 strength n), n = sum of `fit`: scikit-learn's objective over n.
@@ -71,11 +71,12 @@ def solve(
 
     Args:
       strength: inverse ridge strength (scikit-learn's C).
-      start: a solution nearby, along a path of strengths.
+      start: [e, c] a solution nearby, along a path of strengths; None: zeros.
     """
     if start is None:
-        start = jnp.zeros((problem.x.shape[1] + 1, classes), jnp.float32)
-    return _solve(problem, jnp.float32(strength), start, jnp.float32(tolerance), jnp.int32(iterations))
+        start = np.zeros((problem.x.shape[1] + 1, classes), np.float32)
+    # NumPy's scalars are on every process; jax's would lie on a device of this one alone.
+    return _solve(problem, np.float32(strength), start, np.float32(tolerance), np.int32(iterations))
 
 
 class _State(NamedTuple):

@@ -1,6 +1,7 @@
 """The k nearest rows of a large bank on the devices: queries split over all of them, the bank taken in chunks."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def nearest(
                 _put(np.zeros((at_once, k), np.int32), mesh, split=True))  # fmt: skip
         for start in range(0, len(bank), chunk):
             part = _put(_filled(bank[start : start + chunk], chunk), mesh, split=False)
-            best = _merge(best, part, q, jnp.int32(start), jnp.int32(len(bank)), k=k)
+            best = _merge(best, part, q, np.int32(start), np.int32(len(bank)), k=k)
         real = min(at_once, len(queries) - first)
         found.append(tuple(_whole(x)[:real] for x in best))
     values, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -48,7 +49,7 @@ def nearest(
 
 @functools.partial(jax.jit, static_argnames="k", donate_argnums=0)
 def _merge(
-    best: tuple[Array, Int[Array, "q k"]], part: Array, queries: Array, start: Array, total: Array, *, k: int
+    best: tuple[Array, Int[Array, "q k"]], part: Array, queries: Array, start: Any, total: Any, *, k: int
 ) -> tuple[Array, Array]:
     """The best of `best` and a chunk. top_k takes the earlier of equals, and what was found before comes first."""
     product = jnp.matmul(queries, part.T, precision=lax.Precision.HIGHEST)

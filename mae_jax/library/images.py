@@ -148,8 +148,8 @@ def _many(given: Any, what: str, channels: int | None) -> Any:
         return array[None]
     if array.ndim == 2 and channels == 1:
         return array[None, :, :, None]
-    if array.ndim == 3 and channels == 1:
-        return array[..., None]  # [n, h, w]: grey images
+    if array.ndim == 3 and channels == 1 and array.shape[-1] > 4:
+        return array[..., None]  # [n, h, w]: grey images, and no picture in colours
     raise UserError(
         f"{what} of shape {array.shape}: [h, w, {channels}] or [n, h, w, {channels}] expected, channels last"
         + (

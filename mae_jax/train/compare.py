@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.eval.figures import COLOURS, finish, panels
@@ -157,6 +158,9 @@ def compare(
         raise UserError(f"{len(names)} label(s) for {len(runs)} run(s): give one each.")
     every = sorted({name for run in runs for name in run.metrics})
     figure, axes = panels(len(metrics))
+    scale, along = 1.0, AXES[x]
+    if x == "hours" and max(run.along(x, [run.records[-1]["step"]])[0] for run in runs if run.records) < 1:
+        scale, along = 60.0, "minutes of training"
     for panel, metric in zip(axes, metrics):
         curves = curves_of(runs, metric, x)
         if not any(len(values) for _, values in curves):
@@ -169,7 +173,7 @@ def compare(
                 marker = {"marker": "o", "markersize": 3} if len(values) <= POINTS and not smooth else {}
                 draw_line(
                     panel,
-                    position.tolist(),
+                    (scale * position).tolist(),
                     values.tolist(),
                     _colour(i, len(runs)),
                     smooth=smooth,
@@ -180,7 +184,7 @@ def compare(
             _logarithmic(panel, axis, metric, curves)
         if "y" not in log:
             limit_spikes(panel, [values.tolist() for _, values in curves])
-        finish(panel, metric, AXES[x], si if x != "hours" else lambda value: f"{value:.2g}")
+        finish(panel, metric, along, si)
     columns = min(len(runs), 4) if max(map(len, names)) < 30 else 1
     handles = {str(h.get_label()): h for panel in axes for h in panel.get_legend_handles_labels()[0]}
     shown = [name for name in names if name in handles]
@@ -206,11 +210,13 @@ def _colour(i: int, count: int) -> Any:
 
 
 def _logarithmic(panel: Any, axis: str, metric: str, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    if axis == "y":
-        if min(values.min() for _, values in curves if len(values)) <= 0:
-            raise UserError(
-                f"'{metric}' has values of 0 or below, which no logarithmic axis can show: leave out --log y."
-            )
-        panel.set_yscale("log")
-    else:
-        panel.set_xscale("log")
+    least = min(found[axis == "y"].min() for found in curves if len(found[1]))
+    if least <= 0:
+        what = f"'{metric}'" if axis == "y" else "the axis along"
+        raise UserError(
+            f"{what} has values of 0 or below, which no logarithmic axis can show: leave {axis} out of --log."
+        )
+    (panel.set_yscale if axis == "y" else panel.set_xscale)("log")
+    ruler = panel.yaxis if axis == "y" else panel.xaxis
+    ruler.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    ruler.set_minor_formatter(FuncFormatter(lambda value, _: si(value) if f"{value:e}"[0] in "25" else ""))

@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -60,7 +59,7 @@ class Health:
         try:
             for number in range(count):
                 batch = {name: run.place(name, rows) for name, rows in next(batches).items() if name in run.leaves}
-                found.append(fetch(self._encode(params, rest, batch, jnp.int32(number))))
+                found.append(fetch(self._encode(params, rest, batch, np.int32(number))))
         finally:
             batches.close()
         views = np.concatenate(found)[: n * q]
@@ -82,7 +81,7 @@ class Health:
         augment = dataclasses.replace(run.config.augment, mixup=0.0, cutmix=0.0)  # a view is of one sample
 
         @jax.jit
-        def encode(params: Params, rest: Rest, batch: Batch, number: Array) -> Array:
+        def encode(params: Params, rest: Rest, batch: Batch, number: Any) -> Array:
             ctx = Context(jax.random.key(0), number)
             prepared = inputs.on_device(run.method.batch_spec, augment, batch, ctx)
             return pool(run.method.encode(params, rest, prepared), run.config.eval.pool)

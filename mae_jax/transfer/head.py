@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_sharding, replicated, use_mesh
@@ -23,7 +23,7 @@ from mae_jax.core.types import Batch, Features, Params, Stats
 from mae_jax.data import pipeline
 from mae_jax.data.order import permutation
 from mae_jax.data.sources import Source
-from mae_jax.eval.features import extract
+from mae_jax.eval.features import extract, fetch
 from mae_jax.eval.probes import Result
 from mae_jax.nets.layers import apply_stats
 from mae_jax.schema import Augment
@@ -152,13 +152,17 @@ def train_and_score(encoder: FrozenEncoder, head: nn.Module, recipe: Recipe, tra
         params, stats = _init(head, encoder.shape, options.probe_seed, run)
         optimizer = recipe.optimizer(params)
         step = make_step(head, optimizer, rate)
-        state = {"params": params, "stats": stats, "opt": optimizer.init(params)}
+        state = {
+            "params": params,
+            "stats": stats,
+            "opt": jax.jit(optimizer.init, out_shardings=replicated(run.mesh))(params),
+        }
         feed = encoder.anew(train, batch, steps) if options.probe_augment else encoder.held(train, batch, steps)
         progress = Progress(steps, batch=batch, active=jax.process_index() == 0)
         loss = jnp.zeros(())
         try:
             for number, (xs, ys) in enumerate(feed):
-                state, loss = step(state, xs, ys, jnp.int32(number))
+                state, loss = step(state, xs, ys, np.int32(number))
                 settled(loss)
                 if (number + 1) % max(1, steps // SHOWN) == 0:
                     progress.update(number + 1, {"loss": float(loss), "lr": float(rate(number))})
@@ -186,7 +190,7 @@ def make_step(head: nn.Module, optimizer: optax.GradientTransformation, rate: Ca
     """Jitted: (state, features, labels, step) -> (state, loss): mean cross entropy of the whole batch."""
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: dict[str, Any], xs: tuple[Array, ...], ys: tuple[Array, ...], number: Int[Array, ""]):
+    def step(state: dict[str, Any], xs: tuple[Array, ...], ys: tuple[Array, ...], number: Any):
         x, y = jnp.concatenate(xs), jnp.concatenate(ys)
 
         def loss_of(params: Params) -> tuple[Array, Stats]:
@@ -231,7 +235,7 @@ def _score(encoder: FrozenEncoder, head: nn.Module, state: dict[str, Any], test:
         for host in batches:
             placed = {name: run.place(name, x) for name, x in host.items()}
             x = settled(encoder.features(placed, train=False))
-            total += np.asarray(count(state, x, placed["label"], placed["valid"]))
+            total += fetch(count(state, x, placed["label"], placed["valid"]))
     return int(total[0]), int(total[1]), int(total[2])
 
 

@@ -106,7 +106,12 @@ def identify(path: Path, md5: str, name: str = "") -> Entry | None:
     if name == "none":
         return None
     known = next((e for e in CATALOG.values() if e.md5 and md5.startswith(e.md5)), None) if md5 else None
-    named = get(name) if name else next((e for e in CATALOG.values() if e.file == path.name), None)
+    called = next((e for e in CATALOG.values() if e.file == path.name), None)
+    named = get(name) if name else called
+    if named is not None and known is not named and called is not None and called is not named:
+        raise UserError(
+            f"{path} is called like {called.name}, not {named.name} ({named.file}): say that name, or rename the file."
+        )
     if named is None or known is named or not md5:
         return known or named
     if named.md5 or known is not None:

@@ -62,6 +62,22 @@ def test_classes_follow_a_change_of_scale_to_within_the_blur():
     assert checked > 3000
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_edges_of_classes_and_of_the_image_lie_on_the_same_pixel(axis):
+    """Where a resized black and white image crosses the middle, the nearest class changes: not half a pixel beside."""
+    labels = np.zeros((60, 80), np.uint8)
+    for start, stop in ((10, 23), (37, 52)):
+        labels[(slice(None),) * axis + (slice(start, stop),)] = 1
+    record = {"image": (255 * labels)[..., None].repeat(3, 2), "segmentation": labels, "label": -1}
+    wrong = seen = 0
+    for position in range(12):
+        image, found = both(SceneAugment((48, 48), short=50, max_ratio=1), record, position)
+        sure = (found != IGNORE) & (np.abs(image[..., 0].astype(int) - 127.5) > 3)  # a pixel whose centre is the edge
+        wrong += ((image[..., 0] > 127) != found)[sure].sum()
+        seen += sure.sum()
+    assert seen > 10_000 and wrong <= seen / 1000
+
+
 def test_a_crop_of_one_class_is_drawn_again():
     labels = np.zeros((40, 40), np.uint8)
     labels[:8, :8] = 1  # 1 of 25 positions has it

@@ -58,6 +58,12 @@ def test_lines_in_the_figure(runs):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == labels(runs)
 
 
+def test_short_runs_are_drawn_in_minutes(runs):
+    axes = compare(runs, x="hours").axes[0]
+    assert axes.get_xlabel() == "minutes of training"
+    np.testing.assert_allclose(axes.lines[0].get_xdata()[-1], 100 * 32 / 64 / 60)
+
+
 def test_labels_say_what_differs(tmp_path):
     named = lambda *paths: labels([read_run(path) for path in paths])
     a = write(tmp_path / "a")

@@ -11,6 +11,7 @@ import pytest
 from tiny_methods import TINY
 
 from mae_jax import methods
+from mae_jax.commands.main import main
 from mae_jax.config import resolve
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
@@ -21,6 +22,7 @@ from mae_jax.data.sources import make_source
 from mae_jax.eval.iou import confusion
 from mae_jax.nets.segment import LinearSegmenter, UperNet, adaptive_mean, resized
 from mae_jax.train.feed import train_batches
+from mae_jax.train.schedules import learning_rate
 from mae_jax.train.state import rest_of
 from mae_jax.transfer.segment import SegmentValidation, segment
 from mae_jax.transfer.segment_eval import Inference, SegmentationScores, classes_at
@@ -250,3 +252,25 @@ def test_linear_head_shapes():
     out, variables = LinearSegmenter(7).init_with_output(jax.random.key(0), x)
     assert out.shape == (2, 3, 4, 7) and variables["params"]["classify"]["kernel"].shape == (5, 7)
     assert reader("linear", ()) is reader("linear", ())  # `reach` remembers by it
+
+
+def test_the_rate_rises_and_falls_in_straight_lines():
+    config = segment_config(PRETRAINED, overrides=["transfer.segment_steps=1000", "transfer.segment_head=upernet"])
+    rate = learning_rate(config.optim, config.train.batch, config.train.steps)
+    want = {0: 0.0, 50: 5e-5, 100: 1e-4, 550: 5e-5, 1000: 0.0}  # absolute
+    np.testing.assert_allclose([rate(step) for step in want], list(want.values()), atol=1e-9)
+    assert config.optim.layer_decay == 0.65 and config.transfer.drop_path == 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--out", "x"], "which weights?"),
+        (["--workdir", "x", "--out", "x"], "is the pretraining's own --workdir"),
+        (["--weights", "nothing.safetensors", "--out", "x"], "no weights at 'nothing.safetensors'"),
+        (["--weights", "x", "--step", "3", "--out", "x"], "--step chooses a checkpoint"),
+    ],
+)
+def test_the_verb_says_what_is_missing(arguments, says, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["segment", *arguments]) == 2 and says in capsys.readouterr().err

@@ -206,6 +206,12 @@ def test_another_file_under_a_published_name_is_refused(entry, tmp_path):
         open_weights("mae_tiny_full", file=str(good), hints=HINTS)
 
 
+def test_one_published_name_is_not_another(entry, tmp_path):
+    path = made.write(tmp_path / "full.safetensors", made.official(decoder=True))
+    with pytest.raises(UserError, match="is called like mae_tiny_full, not mae_tiny "):
+        open_weights("mae_tiny", file=str(path), hints=HINTS)
+
+
 def test_contents_must_be_those_of_the_name(entry, tmp_path):
     path = made.write(tmp_path / "full.safetensors", made.official(head=3))
     with pytest.raises(UserError, match="holds a classifier of width 16.*expected a pretraining"):
