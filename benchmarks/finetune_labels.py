@@ -1,6 +1,6 @@
 """Fine-tuned from a pretrained encoder against the same network from scratch, on a few labels per class.
 
-    python benchmarks/finetune_labels.py --labels 5 10 50 --seeds 5 --json docs/results/finetune_digits.json WORKDIR ...
+    python benchmarks/finetune_labels.py --labels 5 10 50 --seeds 5 --json runs/finetune_labels.json WORKDIR ...
 
 Seed s takes the encoder of the s-th workdir (from the start again where there are fewer), the s-th draw of labels and
 the s-th order of batches; both sides see the same. From scratch there is no layer decay, and its learning rate is the
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=8e-3, help="of fine-tuning, per 256")
-    parser.add_argument("--rates", type=float, nargs="+", default=[8e-3, 1.6e-2, 3.2e-2], help="tried from scratch")
+    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 8e-3, 1.6e-2], help="tried from scratch")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     weights = [open_weights(workdir) for workdir in args.workdirs]

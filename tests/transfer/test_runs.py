@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_runs import metrics, tiny, unlabelled
@@ -67,7 +68,7 @@ def test_a_run_writes_scores_and_a_classifier_that_gives_them_again(finished, we
         assert again.accuracy == pytest.approx(found["top1"], abs=1e-3)
         assert again.details["loss"] == pytest.approx(found["loss"], rel=1e-4)
     assert "decoder" not in model.state["params"] and model.config.transfer == Transfer()
-    image = {"image": np.zeros((8, 8, 8, 1), np.float32)}
+    image = {"image": jnp.zeros((8, 8, 8, 1))}
     assert model.run.method.encode(model.state["params"], model.rest, image).normed.shape == (8, 16, 16)
     other = opened(finished / task.AVERAGE).state["params"]["encoder"]["blocks"]["0"]["attn"]["qkv"]["kernel"]
     assert not np.allclose(other, weights.params["encoder"]["blocks"]["0"]["attn"]["qkv"]["kernel"])
@@ -208,4 +209,5 @@ def test_what_cannot_be_is_said_in_one_paragraph(weights, file, tmp_path, capsys
     with pytest.raises(UserError, match="weights are of 'mae'"):
         finetune_config(weights.config, {"method": {"name": "lut"}})
     with pytest.raises(UserError, match="have no head"):
-        task.classify_protocol(opened(file), None, None)
+        source = task.build_finetune(config).open("test")
+        task.classify_protocol(opened(file), source, source)

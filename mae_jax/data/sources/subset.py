@@ -13,7 +13,7 @@ from mae_jax.data.sources.base import Part, Source, Spec, label_phrase, split_na
 from mae_jax.data.sources.mixture import label_of, united
 
 SLICES = 1 << 63  # the seed of the order in which slices take records; training's seeds are below
-FEW = SLICES + 1  # and from here on those of draws of a few records per class
+FEW = 1 << 40  # the part whose permutations draw a few records per class; a mixture has fewer parts
 GRAMMAR = (
     "A split is 'train' or 'test', a slice 'train[FROM:TO]' with bounds in records or percent, either left out, "
     "negative ones from the end, or a sum: 'train[:90%]', 'train[90%:]', 'train[1000:2000]', 'train[-10%:]', "
@@ -169,7 +169,7 @@ def few_per_class(source: Source, count: int, seed: int = 0) -> Source:
         if len(found) < count:
             raise UserError(f"transfer.labels_per_class={count}, but the class '{name}' has only {len(found)} "
                             f"records in the training split. Take at most as many, or leave it out: all.")  # fmt: skip
-        picks.append(found[permutation(FEW + seed, c, len(found))[:count]])
+        picks.append(found[permutation(seed, c, len(found), FEW)[:count]])
     return Subset([source], [np.sort(np.concatenate(picks))], ["train"], f"{count} per class, draw {seed}")
 
 
