@@ -2,7 +2,8 @@
 
 Run:      mae_jax segment --workdir runs/shapes --config configs/mae/tiny_segment.py --out runs/shapes_segment
 Hardware: 2 CPU cores, less than two minutes.
-Expect:   docs/segmentation.md has the mIoU, and that of the same encoder at random initialisation (--scratch).
+Expect:   mIoU 21 %, against 19 to 20 % for the same encoder at random initialisation (--scratch): the pretraining is
+          short (docs/segmentation.md).
 """
 
 from ml_collections import ConfigDict
