@@ -44,10 +44,10 @@ RUNS: dict[str, Run] = {
     "spark": Run("spark/tiny_digits", ("--config.checkpoint.every=50", "--config.checkpoint.keep=8")),
     "hiendmae": Run("hiendmae/tiny_volumes", ("--config.checkpoint.every=100", "--config.checkpoint.keep=8")),
     "graphmae": Run("graphmae/tiny_blocks", ("--config.train.steps=200", NO_TABLE)),
-    "cae": Run("cae/tiny_digits", ("--config.train.steps=500", NO_TABLE)),
-    "lut": Run("lut/tiny_digits", ("--config.train.steps=400", NO_TABLE)),
+    "cae": Run("cae/tiny_digits", ("--config.train.steps=300", NO_TABLE)),
+    "lut": Run("lut/tiny_digits", ("--config.train.steps=300", NO_TABLE)),
     "maskalign": Run("maskalign/tiny_digits", ("--config.train.steps=300", NO_TABLE)),
-    "croma": Run("croma/tiny_sensors", ("--config.train.steps=400", NO_TABLE)),
+    "croma": Run("croma/tiny_sensors", ("--config.train.steps=300", NO_TABLE)),
     **{f"graph_{r}": Run("graphmae/tiny_blocks", (f"--config.method.mask_ratio={r}", *CURVE)) for r in MASKS},
 }
 
@@ -77,10 +77,11 @@ PARTS: tuple[Part, ...] = (
         (
             Picture("ratios_digits.png", "draw reconstructions --workdir runs/digits --count 4",
                     "MAE on 8 x 8 digits, trained at a ratio of 0.625."),
-            Picture("ratios_photos.png", "draw reconstructions --workdir runs/photos --count 2 --ratios 0.5,0.75,0.9",
+            Picture("ratios_photos.png", "draw reconstructions --workdir runs/photos --count 3 --ratios 0.5,0.75,0.9",
                     "MAE on crops of two photographs; these are of the half that was held out."),
             Picture("ratios_volumes.png", "draw reconstructions --workdir runs/hiendmae --count 3",
-                    "Hi-End-MAE on volumes, their middle slice."),
+                    "Hi-End-MAE on volumes, their middle slice. It predicts patches normalised by their own mean and "
+                    "deviation; these are taken from the original."),
         ),
     ),
     Part(
@@ -90,7 +91,7 @@ PARTS: tuple[Part, ...] = (
         (
             Picture("steps_spark.png", "draw steps --workdir runs/spark --count 3",
                     "SparK on digits at 32 px: a ResNet that reads masked pictures by sparse convolution."),
-            Picture("steps_photos.png", "draw steps --workdir runs/photos --count 2 --steps 100,200,400,600",
+            Picture("steps_photos.png", "draw steps --workdir runs/photos --count 3 --steps 100,200,400,600",
                     "MAE on photographs."),
         ),
     ),
@@ -117,10 +118,10 @@ PARTS: tuple[Part, ...] = (
         (
             Picture("attention_heads.png", "draw attention --workdir runs/digits --count 4",
                     "The class token's attention in the last block, by head."),
-            Picture("attention_blocks.png", "draw attention --workdir runs/photos --count 2 --blocks all",
+            Picture("attention_blocks.png", "draw attention --workdir runs/photos --count 3 --blocks all",
                     "Block by block, the mean over heads."),
-            Picture("attention_query.png", "draw attention --workdir runs/photos --count 2 --query 2,3 --blocks 0,3 "
-                    "--heads all", "Of one patch, in the first block and the last."),
+            Picture("attention_query.png", "draw attention --workdir runs/photos --count 3 --query 2,3",
+                    "Of one patch, framed, in the last block."),
             Picture("attention_volume.png", "draw attention --workdir runs/hiendmae --count 3 --blocks 0,5,11",
                     "In volumes, the middle slice."),
         ),
@@ -171,7 +172,7 @@ TAIL = """\
 
 ## The runs
 
-Each took a few minutes at most on a 2-core AMD EPYC virtual machine, shared.
+The pictures on this page come from these runs, on a 2-core AMD EPYC virtual machine, shared.
 
 | run | command | steps |
 |---|---|---|
@@ -268,19 +269,21 @@ def draw(picture: Picture, where: dict[str, Path], path: Path, steps: int | None
 
 
 def shrink(path: Path) -> None:
-    """The same picture in fewer bytes, with a palette where that is smaller; too large a one is an error."""
+    """The same picture in fewer bytes; with a palette where that loses nothing, or else it would be too large."""
     with Image.open(path) as picture:
         whole = picture.convert("RGB")
-    candidates = [
-        (whole, io.BytesIO()),
-        (whole.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE), io.BytesIO()),
-    ]
-    for image, file in candidates:
-        image.save(file, format="PNG", optimize=True)
-    data = min((file.getvalue() for _, file in candidates), key=len)
+    few = whole.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    if few.convert("RGB").tobytes() == whole.tobytes() or len(_png(whole)) > LARGEST:
+        whole = few
+    data = _png(whole)
     if len(data) > LARGEST:
         sys.exit(f"{path} has {len(data)} bytes, more than {LARGEST}: draw fewer images")
     path.write_bytes(data)
+
+
+def _png(image: Image.Image) -> bytes:
+    image.save(file := io.BytesIO(), format="PNG", optimize=True)
+    return file.getvalue()
 
 
 def page(where: dict[str, Path], said: dict[str, str]) -> str:

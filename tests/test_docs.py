@@ -115,13 +115,13 @@ def test_links_resolve(path):
 def test_links_are_turned(hooks):
     """To pages of the site: from docs/, from the root, with an anchor; code is left alone."""
     pages, _ = hooks
-    known = {"docs/data.md": "data.md", "README.md": "index.md", "docs/methods/mae.md": "methods/mae.md"}
+    known = {"docs/data.md": "data.md", "README.md": "quickstart.md", "docs/methods/mae.md": "methods/mae.md"}
     text = (
         "[a](../data.md#sources) [`b`](../../README.md) `[c](../data.md)`\n```\n[d](../data.md)\n```\n[e](https://x.y/)"
     )
     turned = pages.relink("methods/mae.md", "docs/methods/mae.md", text, known)
-    assert turned == text.replace("../../README.md", "../index.md") and turned != text
-    assert pages.relink("index.md", "README.md", "[m](docs/data.md) ![i](docs/images/photos.png)", known) == (
+    assert turned == text.replace("../../README.md", "../quickstart.md") and turned != text
+    assert pages.relink("quickstart.md", "README.md", "[m](docs/data.md) ![i](docs/images/photos.png)", known) == (
         "[m](data.md) ![i](images/photos.png)"
     )
     code = pages.relink("data.md", "docs/data.md", "[c](../mae_jax/schema.py)", known)
@@ -131,7 +131,7 @@ def test_links_are_turned(hooks):
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs mae_jax[docs]")
 def test_the_site_builds_without_a_warning(tmp_path):
     """And fetches nothing: no page names another host for anything but links that one clicks."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -122,3 +122,38 @@ def test_two_processes_are_one(tmp_path):
 
     assert finish(begin("two", 6, 2)) == [0, 0], said("two")  # it resumes, and grows
     assert saved_steps(tmp_path / "two") == [4, 6] and metrics(tmp_path / "two")[: len(two)] == two
+
+
+def test_two_processes_evaluate_like_one(tmp_path):
+    """Cached features, their shards, kNN and linear probe on 2 x 2 devices, health, a trained probe: as on 1 x 4."""
+    from mae_jax.train.loop import train
+
+    assert train(tiny("train.steps=2", "optim.warmup=0"), tmp_path / "run") == 0
+    few = ("transfer.probe_augment=False", "transfer.probe_epochs=2.0", "transfer.probe_warmup=1.0",
+           "transfer.probe_batch=64", "transfer.probe_learning_rate=30.0", "eval.limit=256", "eval.random=False",
+           "eval.lidar_samples=24", "eval.lidar_views=2")  # fmt: skip
+
+    def begin(count):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        return [
+            start(
+                "evaluate", "--workdir", tmp_path / "run", "--protocol", "linear,knn,few_shot,health,linear_paper",
+                "--cache", tmp_path / f"cache{count}", "--output", tmp_path / f"results{count}.json",
+                *(f"--config.{key}" for key in few),
+                *(("--coordinator", address, "--processes", count, "--process-id", i) if count > 1 else ()),
+                log=tmp_path / f"{count}.{i}.log", devices=4 // count,
+            )
+            for i in range(count)
+        ]  # fmt: skip
+
+    for count in (1, 2):
+        assert finish(begin(count)) == [0] * count, (tmp_path / f"{count}.0.log").read_text()[-4000:]
+    one, two = (json.loads((tmp_path / f"results{count}.json").read_text()) for count in (1, 2))
+    assert one.keys() == two.keys() >= {"linear", "knn", "few_shot_5", "lidar", "linear_paper"}
+    for name, found in one.items():
+        for column, value in found.items():
+            assert two[name][column] == pytest.approx(value, abs=1.2, rel=1e-3), (name, column)
+    shards = [sorted(p.name for p in (tmp_path / f"cache{n}").glob("*/*-*.npz")) for n in (1, 2)]
+    assert len(shards[1]) == 2 * len(shards[0]) > 0

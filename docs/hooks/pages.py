@@ -14,11 +14,11 @@ import reference
 
 ROOT = Path(__file__).parents[2]
 # Files of the root that are pages, and where.
-PAGES = {"README.md": "index.md", "ARCHITECTURE.md": "architecture.md", "CONTRIBUTING.md": "contributing.md",
+PAGES = {"README.md": "quickstart.md", "ARCHITECTURE.md": "architecture.md", "CONTRIBUTING.md": "contributing.md",
          "RESULTS.md": "results.md", "CHANGELOG.md": "changelog.md"}  # fmt: skip
 # The menu. What is not there (yet) is left out; a page that no line names is put under "More".
 NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
-    ("Quickstart", "index.md"),
+    ("Home", [("Contents", "index.md"), ("Quickstart", "quickstart.md")]),
     ("Train", [
         ("Your own data", "data.md"), ("Prepare once", "prepare.md"), ("Augmentation", "augment.md"),
         ("Configs: every key", "configs.md"), ("Verbs", "verbs.md"), ("Reference runs", "reference_runs.md"),
@@ -26,7 +26,7 @@ NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
     ]),
     ("Use", [
         ("Evaluation", "evaluation.md"), ("Fine-tuning", "finetune.md"), ("Segmentation", "segmentation.md"),
-        ("Segmentation", "segment.md"), ("Weights", "weights.md"), ("As a library", "library.md"),
+        ("Weights", "weights.md"), ("As a library", "library.md"),
         ("Pictures", "pictures.md"), ("Gallery", "gallery.md"),
     ]),
     ("Extend", [

@@ -148,7 +148,8 @@ class Drawer:
         data = self.run.config.data
         if "data" not in self.opened.weights.config and data.source == "folder" and not data.options.get("path"):
             raise UserError(
-                "these weights name no data: give image files, or a source by --config.data.source=... and its options."
+                "these weights name no data: name a source by --config.data.source=... and its options, or, for other "
+                "pictures than an embedding, give image files."
             )
         return self.run.open(split)
 

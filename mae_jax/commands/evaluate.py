@@ -18,12 +18,12 @@ features compare the pretrained encoder with the same one at random initialisati
 the raw input; those that train something judge the pretrained one. docs/evaluation.md defines each.
 
 on cached features:
-  linear        logistic regression, strength chosen on held-out training samples
-  knn           weighted k nearest neighbours by cosine; eval.knn_k
-  few_shot      ridge regression on a few samples per class; eval.shots, eval.draws
-  five_shot     the same with 5
-  svm           cross-validated support vector machine (graphs)
-  health        RankMe, LiDAR, spread, attention distance; needs no labels
+  linear          logistic regression, strength chosen on held-out training samples
+  knn             weighted k nearest neighbours by cosine; eval.knn_k
+  few_shot        ridge regression on a few samples per class; eval.shots, eval.draws
+  five_shot       the same with 5
+  svm             cross-validated support vector machine (graphs)
+  health          RankMe, LiDAR, spread, attention distance; needs no labels
 """
 
 EPILOG = """\
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
     from mae_jax.transfer.protocols import TRAINED
 
-    trained = "".join(f"  {name:<13} {title}\n" for name, (title, _) in TRAINED.items())
+    trained = "".join(f"  {name:<15} {title}\n" for name, (title, _) in TRAINED.items())
     parser.description = f"{DESCRIPTION}\nthat train something; transfer.*:\n{trained}"
     parser.epilog = EPILOG + options.OVERRIDES_HELP
     options.add_weights(parser)
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     cached = tuple(name for name in protocols if name not in TRAINED)
     args.overrides = [*args.overrides, f"eval.protocols={cached!r}", "eval.every=0"]
     output = args.output or (args.workdir / "results.json" if args.workdir else None)
-    if output is not None and (output.suffix != ".json" or not output.parent.is_dir()):
-        raise UserError(f"--output {output}: a file that ends in .json, in a folder that exists, expected.")
+    if args.output is not None and (args.output.suffix != ".json" or not args.output.parent.is_dir()):
+        raise UserError(f"--output {args.output}: a file that ends in .json, in a folder that exists, expected.")
     options.start_processes(args)
     opened = options.opened(args)
     import jax

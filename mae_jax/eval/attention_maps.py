@@ -18,7 +18,7 @@ from mae_jax.nets.attention import record
 
 COLOURS = "inferno"
 Query = str | tuple[int, int]  # "class", "mean", or the row and column of a patch
-STRENGTH = 0.65  # share of the colour; the rest is the picture in grey
+STRENGTH = 0.75  # share of the colour; the rest is the picture in grey
 
 
 class Attended(NamedTuple):

@@ -218,5 +218,6 @@ def _logarithmic(panel: Any, axis: str, metric: str, curves: Sequence[tuple[np.n
         )
     (panel.set_yscale if axis == "y" else panel.set_xscale)("log")
     ruler = panel.yaxis if axis == "y" else panel.xaxis
+    ruler.set_tick_params(which="minor", pad=5.0)  # in line with the labels of the longer ticks
     ruler.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
     ruler.set_minor_formatter(FuncFormatter(lambda value, _: si(value) if f"{value:e}"[0] in "25" else ""))

@@ -126,16 +126,22 @@ def shapes(run: Run, state: State, host: Mapping[str, Any], batch: Batch) -> str
         rows.append((name, travelled, _shape(x), *(f"{f(values):.3g}" for f in (np.min, np.mean, np.std, np.max))))
     text.append(_table([("batch", "from the host", "as the loss reads it", "min", "mean", "std", "max"), *rows]))
     rest = rest_of(state, run.frozen)
-    features = jax.eval_shape(lambda p, b: run.method.encode(p, rest, b), state["params"], read)
-    made = {
-        "tokens": features.tokens, "prefix": features.prefix, **{f"parts {k}": v for k, v in features.parts.items()},
-        **{f"level {i}": x for i, x in enumerate(features.levels)},
-    }  # fmt: skip
+    grid: list[int] = []
+
+    def encoded(params: Any, read: Batch) -> dict[str, Any]:
+        f = run.method.encode(params, rest, read)
+        grid[:] = f.grid
+        streams = {f"parts {name}": x for name, x in f.parts.items()}
+        levels = {f"level {i}": x for i, x in enumerate(f.levels)}
+        return {"tokens": f.tokens, "prefix": f.prefix} | streams | levels | {"each block": f.hidden}
+
+    made = jax.eval_shape(encoded, state["params"], read)
+    hidden = made.pop("each block")
     rows = [(name, _shape(x)) for name, x in made.items()]
-    rows += [("blocks", f"{len(features.hidden)} x {_shape(features.hidden[0])}")] if features.hidden else []
-    text.append(_table([("encode", f"grid {'x'.join(map(str, features.grid))}"), *rows]))
-    _, aux = jax.eval_shape(lambda p, b: run.method.loss(p, rest, b, _again(ctx)), state["params"], read)
-    rows = [(name, _shape(x)) for name, x in tree.flatten(aux.seen).items()]
+    rows += [("blocks", f"{len(hidden)} x {_shape(hidden[0])}")] if hidden else []
+    text.append(_table([("encode", f"grid {'x'.join(map(str, grid))}"), *rows]))
+    seen = jax.eval_shape(lambda p, b: run.method.loss(p, rest, b, _again(ctx))[1].seen, state["params"], read)
+    rows = [(name, _shape(x)) for name, x in tree.flatten(seen).items()]
     text.append(_table([("loss sees", ""), *rows]))
     return "\n\n".join(text)
 

@@ -23,7 +23,16 @@ OPTIONS = {
         "--process-id",
     ),
     "finetune": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE.py[:ARG]", "--step N"),
-    "evaluate": ("--workdir DIR", "--protocols A,B", "--step N", "--output", "--config.SECTION.KEY=VALUE"),
+    "evaluate": (
+        "--workdir DIR",
+        "--protocol P[,P...]",
+        "--weights FILE",
+        "--step N",
+        "--output",
+        "--cache",
+        "--config.SECTION.KEY=VALUE",
+    ),
+    "segment": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE.py[:ARG]", "--step N"),
     "reconstruct": (
         "--workdir DIR",
         "--weights FILE",

@@ -111,3 +111,19 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_what_extraction_refuses_the_cache_refuses(tmp_path):
     with pytest.raises(UserError, match="not finite"):
         features(tmp_path, encoders={"a": lambda b: b["x"] * np.nan, "b": lambda b: b["x"]})
+
+
+def test_shards_of_several_processes_are_put_in_the_order_of_the_source(tmp_path, monkeypatch):
+    """Two processes, half of the rows of each batch, as they would write them."""
+    entry = entries(tmp_path)["a"]
+    entry.begin({})
+    expected = extract({"a": ENCODERS["a"]}, batches())
+    for me in (0, 1):
+        monkeypatch.setattr(cache.jax, "process_index", lambda me=me: me)
+        rows = slice(4 * me, 4 * me + 4)
+        made = [cache._encoded({k: v[rows] for k, v in b.items()}, {"a": ENCODERS["a"]}, None) for b in batches()]
+        cache._save(entry.shard(0, me), "a", made[:3], 0, BATCH)
+        cache._save(entry.shard(1, me), "a", made[3:], 3, BATCH)
+    names = [entry.shard(s, p).name for s in (0, 1) for p in (0, 1)]
+    (entry.folder / "done.json").write_text(json.dumps({"shards": names}))
+    assert_same({"a": entry.read()}, expected)

@@ -34,7 +34,10 @@ def test_a_nan_in_a_block_is_named_by_block_and_layer(tiny):
     flat[path] = flat[path].at[3, 3].set(jnp.nan)
     batch = {"image": jax.random.normal(jax.random.key(1), (4, 16, 16, 3))}
     found = find(method, loss, tree.unflatten(flat), REST, batch)
-    assert np.isnan(found.loss) and found.broken[:2] == ["the loss is nan", f"weights {path}: 1 value(s) not finite"]
+    assert np.isnan(found.loss) and found.broken[:2] == [
+        "the loss is nan",
+        f"weights {path}: 1 value(s) of 3072 not finite",
+    ]
     place = "block 1 attn qkv (encoder/blocks/1/attn/qkv)"
     assert found.first.startswith(
         f"forward, at the output of {place}; the last one that was finite, the input of {place}"

@@ -122,6 +122,8 @@ class Arrays(Source):
 
 def label_phrase(source: Source) -> str:
     """How the records are labelled, for `describe`."""
+    if source.segments:
+        return f"{len(source.segments)} classes of pixels"
     return f"{len(source.classes)} classes" if source.classes else "unlabelled"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.annotation import IGNORE, MAX_CLASSES, Annotation
-from mae_jax.data.sources.base import Source, Spec, split_name
+from mae_jax.data.sources.base import Source, Spec, label_phrase, split_name
 from mae_jax.data.sources.folder import image_files
 from mae_jax.data.sources.names import Names
 
@@ -93,8 +93,7 @@ class Scenes(Source):
         return str(self._path(0, i))
 
     def describe(self) -> str:
-        n = len(self.segments)
-        return f"segmentation {self.roots[0]}: {len(self)} images ({self.split}), {n} classes of pixels"
+        return f"segmentation {self.roots[0]}: {len(self)} images ({self.split}), {label_phrase(self)}"
 
 
 def class_names(classes: Any, root: Path) -> tuple[str, ...]:

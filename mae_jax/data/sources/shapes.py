@@ -8,7 +8,7 @@ import numpy as np
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.annotation import Annotation
-from mae_jax.data.sources.base import Source, Spec, split_name
+from mae_jax.data.sources.base import Source, Spec, label_phrase, split_name
 from mae_jax.data.sources.photos import TRAIN_COLUMNS
 
 SEGMENTS = ("background", "horizontal", "vertical", "diagonal", "checks", "dots")
@@ -59,8 +59,8 @@ class MadeScenes(Source):
         return f"shapes {self.split} #{i}"
 
     def describe(self) -> str:
-        n, side = len(SEGMENTS), self.size
-        return f"shapes: {len(self)} made-up scenes {side}x{side}x3 uint8 ({self.split}), {n} classes of pixels"
+        side = self.size
+        return f"shapes: {len(self)} made-up scenes {side}x{side}x3 uint8 ({self.split}), {label_phrase(self)}"
 
 
 def scene(test: bool, i: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,14 +117,14 @@ def _texture(rng: np.random.Generator, at: np.ndarray, label: int) -> np.ndarray
     y, x = (at + rng.uniform(0, period, 2)[:, None, None]) / period
     slant = np.where(rng.random() < 0.5, 1, -1)  # a flip turns one diagonal into the other
     half = lambda t: (t % 1) < 0.5
-    wave = {
-        "horizontal": half(y),
-        "vertical": half(x),
-        "diagonal": half((y + slant * x) / np.sqrt(2)),
-        "checks": half(y) ^ half(x),
-        "dots": np.square(y % 1 - 0.5) + np.square(x % 1 - 0.5) < 0.11,
-    }[SEGMENTS[label]]
-    return wave.astype(np.float64)
+    waves = {
+        "horizontal": lambda: half(y),
+        "vertical": lambda: half(x),
+        "diagonal": lambda: half((y + slant * x) / np.sqrt(2)),
+        "checks": lambda: half(y) ^ half(x),
+        "dots": lambda: np.square(y % 1 - 0.5) + np.square(x % 1 - 0.5) < 0.11,
+    }
+    return waves[SEGMENTS[label]]().astype(np.float64)
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
