@@ -120,10 +120,11 @@ def test_health_is_logged_online(finished):
 
 def test_pictures_and_curves_open(finished):
     pictures = sorted(p.name for p in (finished / "pictures").iterdir())
-    assert pictures == ["step_00000006.png", "step_00000012.png"]
-    first, last = (picture(finished / "pictures" / name) for name in pictures)
+    assert pictures == ["step_00000006.png", "step_00000012.png", "steps.png"]
+    first, last, steps = (picture(finished / "pictures" / name) for name in pictures)
     assert first.shape == last.shape and first.shape[0] > 3 * 128 and first.shape[1] > 4 * 128
     assert (first != last).any()
+    assert steps.shape[1] > 3 * 128  # the originals, and a column for each of the two
     assert picture(finished / "curves.png").shape[:2] == (600, 1800)  # loss and probes
 
 
