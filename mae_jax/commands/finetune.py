@@ -1,10 +1,8 @@
 """`mae_jax finetune`."""
 
 import argparse
-from pathlib import Path
 
-from mae_jax.commands import options
-from mae_jax.core.errors import UserError
+from mae_jax.commands import transfers
 
 HELP = "train a classifier from pretrained weights, or go on where --out left off"
 
@@ -24,42 +22,16 @@ results.json, and the classifier as model.safetensors. --scratch starts from ran
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
-    parser.description, parser.epilog = DESCRIPTION, options.OVERRIDES_HELP
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--workdir", type=Path, metavar="DIR", help="directory of a pretraining run")
-    group.add_argument("--weights", metavar="FILE", help="a weights file (docs/weights.md) or a published one")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint of --workdir (default: the newest good one)")
-    parser.add_argument(
-        "--scratch", action="store_true", help="random weights: the same network as --workdir or --config"
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the run is, or will be")
-    parser.add_argument("--config", metavar="FILE.py[:ARG]", help="config file whose values count before the recipe's")
-    options.add_processes(parser)
+    parser.description = DESCRIPTION
+    transfers.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit status."""
-    if args.workdir is None and args.weights is None and not (args.scratch and args.config):
-        raise UserError(
-            "which weights? Give --workdir (a run) or --weights (a file), or --scratch with --config for random ones."
-        )
-    if args.step is not None and args.workdir is None:
-        raise UserError("--step chooses a checkpoint of a --workdir; a file of weights has only one.")
-    if args.workdir is not None and args.workdir.resolve() == args.out.resolve():
-        raise UserError(f"--out {args.out} is the pretraining's own --workdir: name another directory.")
-    file = None
-    if args.config is not None:
-        from mae_jax.config import load
 
-        file, _ = load(args.config)
-    options.start_processes(args)
-    options.compile_cache()
-    from mae_jax.transfer.task import finetune
-    from mae_jax.weights.store import open_weights
+    def train():
+        from mae_jax.transfer.task import finetune
 
-    if args.workdir is None and args.weights is None:
-        assert file is not None
-        return finetune(None, args.out, pretrained={"method": file["method"]}, file=file, overrides=args.overrides)
-    weights = open_weights(args.workdir or args.weights, step=args.step)
-    started = None if args.scratch else weights
-    return finetune(started, args.out, pretrained=weights.config, file=file, overrides=args.overrides)
+        return finetune
+
+    return transfers.run(args, train)
