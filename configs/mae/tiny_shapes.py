@@ -1,7 +1,7 @@
 """MAE on made-up scenes of textured shapes (no download): the encoder for configs/mae/tiny_segment.py.
 
 Run:      mae_jax train --config configs/mae/tiny_shapes.py --workdir runs/shapes
-Hardware: 2 CPU cores, a few minutes.
+Hardware: 2 CPU cores (600 steps; only timed on a machine under load, so no figure).
 Expect:   docs/segmentation.md has the loss and what a segmentation head makes of the encoder.
 """
 
