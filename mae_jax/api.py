@@ -26,13 +26,11 @@ from mae_jax.eval.pictures import COLUMNS, denormalise
 from mae_jax.library.images import Images, Input, Size, sized
 from mae_jax.library.results import Attention, Classification, Encoding, Reconstruction
 from mae_jax.nets.attention import record
-from mae_jax.nets.layers import LayerNorm, apply
 from mae_jax.train import inputs
 from mae_jax.train.build import resized
+from mae_jax.weights import heads
 from mae_jax.weights.opened import Opened, opened
 from mae_jax.weights.uses import check_use
-
-HEAD_POOLS = {"mean": "raw_mean", "plain_mean": "mean", "normed_mean": "mean"}  # of a head -> of eval/features.py
 
 
 def load(
@@ -234,13 +232,10 @@ class Model:
                 f"these weights ({self.info.get('source')}) have no classifier's head: fine-tune them "
                 f"(`mae_jax finetune`), or probe the features of `encode`."
             )
-        own, how = head["params"], (self.info.get("head") or {}).get("pool", "mean")
-        norm = LayerNorm(getattr(self.method, "norm_eps", 1e-6))
+        how, eps = (self.info.get("head") or {}).get("pool", "mean"), getattr(self.method, "norm_eps", 1e-6)
 
         def classify(params, rest, x, rows):
-            x = pool_(self.method.encode(params, rest, x), HEAD_POOLS.get(how, how))
-            x = apply(norm, own["fc_norm"], x) if "fc_norm" in own else x
-            return x @ own["head"]["kernel"] + own["head"]["bias"][None]
+            return heads.logits(self.method.encode(params, rest, x), head, how, eps)
 
         logits = self._over("classify", classify, images, size, preprocess, batch)
         return Classification(logits, np.asarray(jax.nn.softmax(jnp.asarray(logits), axis=-1)), self.classes)

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--decoder-heads", type=int, metavar="N", help="attention heads of the decoder")
     group.add_argument("--image-size", type=int, nargs="+", metavar="N", help="rows and columns, or one number")
     group.add_argument("--norm-eps", type=float, metavar="E", help="of every layer norm, also against the file")
-    group.add_argument("--pool", choices=("mean", "plain_mean", "class"), help="what a classifier's head reads")
+    group.add_argument("--pool", choices=("mean", "normed_mean", "class"), help="what a classifier's head reads")
     group.add_argument("--mean", type=float, nargs="+", metavar="M", help="of the input, per channel, in [0, 1]")
     group.add_argument("--std", type=float, nargs="+", metavar="S", help="of the input, per channel")
 

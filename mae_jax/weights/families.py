@@ -122,11 +122,11 @@ def official(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: s
 
 def _official_head(tensors: Tensors, config: Mapping[str, Any], hints: Hints, class_token: bool) -> dict[str, Any]:
     """What the head reads: names tell mean pooling with fc_norm apart; the rest is timm's config, or a hint."""
-    said = {"avg": "plain_mean", "token": "class"}.get(config.get("global_pool", ""))
+    said = {"avg": "normed_mean", "token": "class"}.get(config.get("global_pool", ""))
     if "fc_norm.weight" in tensors:
         said = "mean"
     agreed("pool", said, hints.pool, "this file")
-    pool = said or hints.pool or ("class" if class_token else "plain_mean")
+    pool = said or hints.pool or ("class" if class_token else "normed_mean")
     assumed = {} if said or hints.pool or not class_token else {"assumed": True}
     names = (config.get("pretrained_cfg") or {}).get("label_names") or config.get("label_names")
     return {"pool": pool, "count": len(tensors["head.weight"]), "classes": list(names or [])} | assumed
@@ -252,7 +252,7 @@ def big_vision(tensors: Tensors, hints: Hints, where: str) -> Found:
     rules, out = layouts.big_vision_head(tensors)
     head = None
     if "head/kernel" in tensors and not out:
-        said = "class" if class_token else "plain_mean"
+        said = "class" if class_token else "normed_mean"
         agreed("pool", said, hints.pool, where)
         head = {"pool": said, "count": tensors["head/kernel"].shape[1], "classes": []}
     method = _method(s, hints) | {

@@ -18,7 +18,7 @@ def logits(features: Features, head: Mapping[str, Any], pool: str, norm_eps: flo
       features: of `Method.encode`.
       head: `Weights.head`: {"params": {"head": {"kernel", "bias"}, "fc_norm" where it norms what it pooled}}.
       pool: `Weights.info["head"]["pool"]`: "mean" of the patch tokens before the last norm (facebookresearch/mae's
-        fine-tuned files, timm's global_pool="avg"); "plain_mean", after it (big_vision's gap); "class".
+        fine-tuned files, timm's global_pool="avg"); "normed_mean", after it (big_vision's gap); "class".
       norm_eps: of `fc_norm`: the method's.
     """
     params = head["params"]
@@ -26,11 +26,11 @@ def logits(features: Features, head: Mapping[str, Any], pool: str, norm_eps: flo
         if features.prefix.shape[1] == 0:
             raise UserError("this head reads the class token, and the encoder has none.")
         x = features.prefix[:, 0]
-    elif pool in ("mean", "plain_mean"):
+    elif pool in ("mean", "normed_mean"):
         tokens = features.tokens if pool == "mean" else features.normed
         x = tokens.astype(jnp.float32).mean(axis=1)
     else:
-        raise UserError(f"a head that reads '{pool}' is not known here: mean, plain_mean, class.")
+        raise UserError(f"a head that reads '{pool}' is not known here: mean, normed_mean, class.")
     x = x.astype(jnp.float32)
     if "fc_norm" in params:
         x = apply(LayerNorm(norm_eps), params["fc_norm"], x)

@@ -34,7 +34,7 @@ class Hints:
     decoder_heads: int | None = None
     image_size: tuple[int, int] | None = None
     norm_eps: float | None = None
-    pool: Literal["mean", "plain_mean", "class"] | None = None
+    pool: Literal["mean", "normed_mean", "class"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     encoder_only: bool = False

@@ -49,7 +49,7 @@ def to_official(weights: Weights) -> Written:
     if not s.class_token:
         raise UserError("facebookresearch/mae's networks have a class token, and these weights have none.")
     _check_gelu(method, "mae")
-    if weights.head is not None and weights.info["head"]["pool"] == "plain_mean":
+    if weights.head is not None and weights.info["head"]["pool"] == "normed_mean":
         raise UserError(
             "this head reads the mean of the tokens after the last norm, and those of facebookresearch/mae the class "
             "token, or a mean before it: take --to timm, or --as encoder."
@@ -71,7 +71,7 @@ def to_timm(weights: Weights) -> Written:
     left_out = _left_out(weights, decoder=False)
     tensors = _tensors(layouts.official(s), s, _without_decoder(weights), "pos_embed")
     head, classes = weights.info.get("head") or {}, _classes(weights)
-    pool = head["pool"] if classes else "class" if s.class_token else "plain_mean"
+    pool = head["pool"] if classes else "class" if s.class_token else "normed_mean"
     args = {
         "img_size": list(_pair(method["image_size"])), "patch_size": list(s.patch), "in_chans": s.channels,
         "embed_dim": s.dim, "depth": method["depth"], "num_heads": method["heads"],

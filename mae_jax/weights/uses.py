@@ -88,7 +88,7 @@ def describe(weights: Weights) -> str:
 SIZES = ("dim", "dims", "depth", "depths", "heads", "patch", "image_size", "volume_size", "channels")  # of methods
 POOLS = {
     "mean": "the mean of the patch tokens before the last norm, then a norm of its own",
-    "plain_mean": "the mean of the patch tokens after the last norm",
+    "normed_mean": "the mean of the patch tokens after the last norm",
     "class": "the class token after the last norm",
 }
 

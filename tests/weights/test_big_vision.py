@@ -143,7 +143,7 @@ def test_features_and_logits(case, tmp_path):
     ours = jnp.concatenate([features.prefix, features.normed], axis=1)
     np.testing.assert_allclose(ours, tokens, atol=1e-5, rtol=1e-5)
     head = o.weights.info["head"]
-    assert head["pool"] == ("class" if kwargs.get("pool") == "tok" else "plain_mean") and head["count"] == 5
+    assert head["pool"] == ("class" if kwargs.get("pool") == "tok" else "normed_mean") and head["count"] == 5
     np.testing.assert_allclose(logits(features, o.weights.head, head["pool"]), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -57,8 +57,8 @@ def close(a, b):
 CASES = {
     "class token": (dict(), "class", {}),
     "mean with fc_norm": (dict(global_pool="avg"), "mean", {}),
-    "mean after the norm": (dict(global_pool="avg", fc_norm=False), "plain_mean", dict(pool="plain_mean")),
-    "no class token": (dict(global_pool="avg", fc_norm=False, class_token=False), "plain_mean", {}),
+    "mean after the norm": (dict(global_pool="avg", fc_norm=False), "normed_mean", dict(pool="normed_mean")),
+    "no class token": (dict(global_pool="avg", fc_norm=False, class_token=False), "normed_mean", {}),
     "no row for the class token": (dict(no_embed_class=True), "class", {}),
     "no qkv bias": (dict(qkv_bias=False), "class", {}),
 }
@@ -113,7 +113,7 @@ def test_what_a_config_beside_the_file_says(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     w = open_weights(tmp_path)
-    assert w.info["head"] == {"pool": "plain_mean", "count": 5, "classes": list("abcde")}
+    assert w.info["head"] == {"pool": "normed_mean", "count": 5, "classes": list("abcde")}
     assert w.config["augment"] == {"mean": (0.5,) * 3, "std": (0.25,) * 3} and w.info["family"] == "timm"
     with pytest.raises(UserError, match="num_heads=2, and you say 4"):
         open_weights(tmp_path, hints=Hints(heads=4))
