@@ -45,6 +45,14 @@ TINY: dict[str, dict[str, Any]] = {
         task="graph", nodes=10, edges=26, features=6, dim=16, depth=2, heads=2, norm="layer", residual=True,
         concat_hidden=True, replace_ratio=0.2, drop_edge=0.2, alpha=2.0,
     ),
+    "pointmae": dict(
+        points=32, groups=8, group_points=5, dim=12, depth=2, heads=2, decoder_depth=1, decoder_heads=3, mask_ratio=0.6,
+        class_token=True,
+    ),
+    "pointcmae": dict(
+        points=32, groups=8, group_points=5, dim=12, depth=2, heads=2, decoder_depth=1, decoder_heads=3, mask_ratio=0.6,
+        chamfer="l1", reconstruction_weight=1.0,
+    ),
 }  # fmt: skip
 
 
@@ -74,6 +82,8 @@ GIVEN: dict[str, Callable[[Any, Batch], Mapping[str, Any]]] = {
 DECLARED: dict[tuple[str, str], str] = {
     ("graphmae", "leak"): "reads graphs, and nodes see their neighbours: tests/methods/test_graphmae.py has its own",
     ("hiendmae", "leak"): "reads volumes: tests/methods/test_hiendmae.py has its own",
+    ("pointmae", "leak"): "reads point clouds, whose groups overlap: tests/methods/test_pointmae.py has its own",
+    ("pointcmae", "leak"): "reads point clouds, whose groups overlap: tests/methods/test_pointmae.py has Point-MAE's",
 }
 
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mae_jax.core.distances import squared_distances
 from mae_jax.core.keys import Context
 
 
@@ -19,3 +20,11 @@ def weighted(ctx: Context, weights: Float[Array, "b n"], name: str = "mask") -> 
     """
     wait = -jnp.log(jnp.maximum(ctx.uniform(name, weights.shape), jnp.finfo(jnp.float32).tiny))
     return wait / weights
+
+
+def around(ctx: Context, places: Float[Array, "b n 3"], name: str = "mask") -> Float[Array, "b n"]:
+    """The nearer to one random token, the higher: a block in space is hidden (Point-BERT's and Point-MAE's "block")."""
+    b, n = places.shape[:2]
+    chosen = jnp.minimum((ctx.uniform(name, (b,)) * n).astype(jnp.int32), n - 1)
+    centre = jnp.take_along_axis(places, chosen[:, None, None], axis=1, mode="clip")
+    return -squared_distances(places, centre)[:, :, 0]

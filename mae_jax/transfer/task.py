@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source
 from mae_jax.eval.probes import Result
@@ -128,7 +129,8 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
             "of a `mae_jax finetune`, or another protocol."
         )
     about = weights.info.get("head", {})
-    kernel = weights.head["params"]["head"]["kernel"]
+    layers = tree.flatten(weights.head["params"]["head"])
+    kernel = layers[max(path for path in layers if path.endswith("kernel"))]  # "fc2/kernel" of a head of three layers
     names = list(about.get("classes", ()))
     if len(test_source.classes) != kernel.shape[1] or (names and names != list(test_source.classes)):
         odd = sorted({*names} ^ {*test_source.classes})[:3]
@@ -137,7 +139,8 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
             f"{f', which are not the same: {odd}' if names and odd else ''}; its scores would mean nothing."
         )
     config = opened.config
-    transfer = Transfer(task="finetune", classes=kernel.shape[1], pool=about.get("pool", "mean"))
+    kind = "mlp3" if "fc2/kernel" in layers else "linear"
+    transfer = Transfer(task="finetune", classes=kernel.shape[1], pool=about.get("pool", "mean"), head=kind)
     run = build(config, method=make_finetune(dataclasses.replace(config, transfer=transfer)))
     shapes = run.shapes
     merged = {**weights.params, **weights.head["params"]}
