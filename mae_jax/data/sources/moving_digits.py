@@ -1,7 +1,7 @@
 """Made-up clips of scikit-learn's handwritten digits that move with constant velocity (no download)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class MovingDigits(Spec):
     size: int = 16
     frames: int = 8
     speed: float = 2.0
-    edge: Literal["bounce", "wrap"] = "bounce"
+    edge: str = "bounce"
 
     def open(self, split: str) -> Source:
         if self.size < SIDE or self.length < 1 or self.frames < 1 or self.speed < 0:
@@ -44,7 +44,7 @@ class MovingDigits(Spec):
                 f"frame and 1 clip expected."
             )
         if self.edge not in EDGES:
-            raise UserError(f"data.edge is {self.edge!r}. {nearest(str(self.edge), EDGES)}")
+            raise UserError(f"data.edge is {self.edge!r}. {nearest(self.edge, EDGES)}")
         split = split_name(split)
         digits = Digits().open(split)
         assert isinstance(digits, Arrays)
