@@ -1,11 +1,16 @@
 """Videos: frames by number, exactly, from files, from folders of images and from arrays."""
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 
+from mae_jax.data.decode import decode, upright_size
 from mae_jax.data.limits import BadImage, check_size
+
+FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 class Video(ABC):
@@ -86,3 +91,59 @@ class VideoArray(Video):
     @staticmethod
     def _coloured(frames: np.ndarray) -> np.ndarray:
         return np.repeat(frames, 3, axis=-1) if frames.shape[-1] == 1 else frames
+
+
+class FrameFolder(Video):
+    """A video as a directory of image files, one per frame, in the order of their names.
+
+    Runs of digits in a name count by their value: frame 10 comes after frame 9, padded with zeros or not.
+
+    Args:
+        folder: the directory. Hidden files and what is no image (by the ending) are passed over.
+        limit: so many frames of it, the first ones; None: all.
+
+    Raises: BadImage where there are no frames, or fewer than `limit`; OSError.
+    """
+
+    def __init__(self, folder: str | os.PathLike, limit: int | None = None):
+        super().__init__()
+        self.folder = os.fspath(folder)
+        with os.scandir(self.folder) as entries:
+            found = [e.name for e in entries if is_frame(e.name)]
+        if len(found) < max(1, limit or 0):
+            raise BadImage(f"{len(found)} frames are there, and {limit or 'at least 1'} expected")
+        self.names = sorted(found, key=_by_value)[:limit]
+        self._size: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        if self._size is None:
+            self._size = upright_size(self._bytes(0))
+        return self._size
+
+    def _read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
+        found = {}
+        for i in numbers:
+            image = decode(self._bytes(i), channels=3)
+            if image.dtype != np.uint8 or image.shape[:2] != self.size:
+                raise BadImage(
+                    f"its frame {self.names[i]} is {image.dtype} {image.shape[:2]}: uint8 {self.size} expected"
+                )
+            found[i] = image
+        return found
+
+    def _bytes(self, i: int) -> bytes:
+        with open(os.path.join(self.folder, self.names[i]), "rb", buffering=0) as file:
+            return file.read()
+
+
+def is_frame(name: str) -> bool:
+    """Whether a file of this name is a frame."""
+    return not name.startswith(".") and name.lower().endswith(FRAME_ENDINGS)
+
+
+def _by_value(name: str) -> tuple[list[tuple[int, str]], str]:
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)], name
