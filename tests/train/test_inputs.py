@@ -276,7 +276,7 @@ def test_a_modality_is_a_file_of_its_own(monkeypatch):
     assert inputs.on_device(spec, config.augment, batch, None)["ramp_a"].tolist() == [[6.0, 9.0, 12.0, 15.0]]
     assert inputs.colours({"ramp_a": Leaf((4,))}, config.augment) == ((0.5,), (0.25,))
     assert inputs.vote_views(spec, config.augment) == 5
-    assert modalities.tuned(config.augment) == {"ramp_gain": 3.0, "ramp_votes": 1}
+    assert modalities.tuned(config.augment) == {"ramp_gain": 3.0, "ramp_votes": 1, "volume_crop": None}
     assert resolve({"method": {"name": "mae"}}).augment.options == {}
 
 
