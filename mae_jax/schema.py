@@ -58,7 +58,7 @@ class Optim:
     name: str = "adamw"  # adamw, adam (weight decay inside the gradient), lamb, lars, sgd
     learning_rate: float = 1.5e-4  # before `scaling`
     scaling: Literal["linear", "sqrt", "none"] = "linear"  # peak = learning_rate * batch / 256 | sqrt(batch) / 4 | 1
-    schedule: Literal["cosine", "cosine_inclusive", "linear", "constant"] = (
+    schedule: Literal["cosine", "cosine_inclusive", "cosine_linspace", "linear", "constant"] = (
         "cosine"  # after warm-up (train/schedules.py)
     )
     warmup: int = 0  # steps
