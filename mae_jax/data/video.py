@@ -40,6 +40,10 @@ class Video(ABC):
     def _read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         """The frames of these numbers, which ascend, each uint8 [h, w, 3]. Raises BadImage."""
 
+    @abstractmethod
+    def signature(self) -> bytes:
+        """Other bytes for another video, found without decoding."""
+
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 [n, h, w, 3]: the frames of these numbers, in any order, repeated or not.
 
@@ -85,6 +89,9 @@ class VideoArray(Video):
             raise IndexError(f"frames {numbers.min()}..{numbers.max()} of a video of {len(self)} frames")
         return self._coloured(self.array[numbers])
 
+    def signature(self) -> bytes:
+        return np.ascontiguousarray(self.array).tobytes()
+
     def _read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         return dict(zip(numbers, self._coloured(self.array[list(numbers)]), strict=True))
 
@@ -124,6 +131,9 @@ class FrameFolder(Video):
             self._size = upright_size(self._bytes(0))
         return self._size
 
+    def signature(self) -> bytes:
+        return "\0".join(self.names).encode("utf-8", "surrogateescape") + self._bytes(0)
+
     def _read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         found = {}
         for i in numbers:
@@ -147,3 +157,19 @@ def is_frame(name: str) -> bool:
 
 def _by_value(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)], name
+
+
+def as_video(video: Video | np.ndarray | str | os.PathLike | bytes) -> Video:
+    """A video as a handle: one already, an array, a folder of frames, or a file's path or bytes.
+
+    Raises: BadImage; UserError where a file is to be read and PyAV is not installed.
+    """
+    if isinstance(video, Video):
+        return video
+    if isinstance(video, np.ndarray):
+        return VideoArray(video)
+    if not isinstance(video, bytes) and os.path.isdir(video):
+        return FrameFolder(video)
+    from mae_jax.data.video_file import VideoFile  # which stands on this file
+
+    return VideoFile(video)

@@ -65,6 +65,12 @@ class VideoFile(Video):
         assert self._size is not None
         return self._size
 
+    def signature(self) -> bytes:
+        if isinstance(self.data, bytes):
+            return self.data
+        with open(self.data, "rb") as file:
+            return file.read()
+
     def _open(self) -> None:
         """Open the file, or open it anew at its start."""
         data = io.BytesIO(self.data) if isinstance(self.data, bytes) else os.path.abspath(self.data)
@@ -143,7 +149,7 @@ class VideoFile(Video):
         if first is None or first.pts != key:  # the container's own index is not exact: look for it from the start
             self._open()
             packets = self._container.demux(self._stream)
-            first = next((p for p in packets if p.is_keyframe and p.pts == key))
+            first = next(p for p in packets if p.is_keyframe and p.pts == key)
         yield from first.decode()
         for packet in packets:
             self._codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
