@@ -21,6 +21,14 @@ TINY: dict[str, dict[str, Any]] = {
         volume_size=(8, 4, 12), patch=(4, 2, 4), channels=2, dim=24, depth=3, heads=2, memory=(0, 1), decoder_dim=12,
         decoder_depth=1, decoder_heads=3,
     ),
+    "pointmae": dict(
+        points=32, groups=8, group_points=5, dim=12, depth=2, heads=2, decoder_depth=1, decoder_heads=3, mask_ratio=0.6,
+        class_token=True,
+    ),
+    "pointcmae": dict(
+        points=32, groups=8, group_points=5, dim=12, depth=2, heads=2, decoder_depth=1, decoder_heads=3, mask_ratio=0.6,
+        chamfer="l1", reconstruction_weight=1.0,
+    ),
     "croma": dict(
         image_size=(12, 8), patch=2, optical=3, radar=1, dim=48, depth=2, heads=3, decoder_dim=16, decoder_heads=4,
     ),
@@ -45,13 +53,13 @@ TINY: dict[str, dict[str, Any]] = {
         task="graph", nodes=10, edges=26, features=6, dim=16, depth=2, heads=2, norm="layer", residual=True,
         concat_hidden=True, replace_ratio=0.2, drop_edge=0.2, alpha=2.0,
     ),
-    "pointmae": dict(
-        points=32, groups=8, group_points=5, dim=12, depth=2, heads=2, decoder_depth=1, decoder_heads=3, mask_ratio=0.6,
-        class_token=True,
+    "videomae": dict(
+        frames=4, image_size=(8, 12), patch=4, dim=16, depth=2, heads=2, decoder_dim=12, decoder_depth=1,
+        decoder_heads=3, mask_ratio=0.7,
     ),
-    "pointcmae": dict(
-        points=32, groups=8, group_points=5, dim=12, depth=2, heads=2, decoder_depth=1, decoder_heads=3, mask_ratio=0.6,
-        chamfer="l1", reconstruction_weight=1.0,
+    "videomaev2": dict(
+        frames=8, image_size=(8, 16), patch=(4, 2), dim=16, depth=2, heads=2, decoder_dim=12, decoder_depth=1,
+        decoder_heads=3, mask_ratio=0.8, cosine=True,
     ),
 }  # fmt: skip
 
@@ -80,10 +88,12 @@ GIVEN: dict[str, Callable[[Any, Batch], Mapping[str, Any]]] = {
 
 # Exemptions: {(name, test): why}.
 DECLARED: dict[tuple[str, str], str] = {
-    ("graphmae", "leak"): "reads graphs, and nodes see their neighbours: tests/methods/test_graphmae.py has its own",
-    ("hiendmae", "leak"): "reads volumes: tests/methods/test_hiendmae.py has its own",
     ("pointmae", "leak"): "reads point clouds, whose groups overlap: tests/methods/test_pointmae.py has its own",
     ("pointcmae", "leak"): "reads point clouds, whose groups overlap: tests/methods/test_pointmae.py has Point-MAE's",
+    ("graphmae", "leak"): "reads graphs, and nodes see their neighbours: tests/methods/test_graphmae.py has its own",
+    ("hiendmae", "leak"): "reads volumes: tests/methods/test_hiendmae.py has its own",
+    ("videomae", "leak"): "reads clips: tests/methods/test_videomae.py has its own",
+    ("videomaev2", "leak"): "reads clips: tests/methods/test_videomaev2.py has its own",
 }
 
 

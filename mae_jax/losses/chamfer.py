@@ -10,9 +10,7 @@ from mae_jax.core.distances import squared_distances
 Chamfer = Literal["l2", "l1"]
 
 
-def chamfer(
-    pred: Float[Array, "*b k 3"], target: Float[Array, "*b m 3"], kind: Chamfer = "l2"
-) -> Float[Array, ""]:
+def chamfer(pred: Float[Array, "*b k 3"], target: Float[Array, "*b m 3"], kind: Chamfer = "l2") -> Float[Array, ""]:
     """The mean over all sets, in float32.
 
     "l2": mean squared distance of a predicted point to the nearest target point, plus that of a target point to the

@@ -33,7 +33,7 @@ def keep_count(n: int, ratio: float) -> int:
 
 
 def hide_count(n: int, ratio: float) -> int:
-    """How many of `n` tokens are hidden: int(n ratio), truncated, where `keep_count` truncates what is left (Point-MAE).
+    """How many of `n` tokens are hidden: int(n ratio), where `keep_count` truncates what is left (Point-MAE).
 
     Raises:
       UserError: a ratio that hides none, or all.

@@ -31,8 +31,14 @@ from mae_jax.nets import flops
 from mae_jax.nets.block import Transformer, check_width, drop_path, drop_paths
 from mae_jax.nets.layers import apply, apply_stats, xavier
 from mae_jax.nets.point import (
-    PointDecoder, PointEncoder, PointTokenizer, Projector, place_flops, point_init, tokenizer_flops
-)  # fmt: skip
+    PointDecoder,
+    PointEncoder,
+    PointTokenizer,
+    Projector,
+    place_flops,
+    point_init,
+    tokenizer_flops,
+)
 from mae_jax.tokens.gather import unshuffle
 from mae_jax.tokens.points import group
 from mae_jax.tokens.scatter import draw_groups
@@ -226,7 +232,7 @@ class PointCMAE(Method):
 def contrasted(
     first: Float[Array, "b g d"], second: Float[Array, "b g d"], both: Bool[Array, "b g"], pairing: str
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(mean of 1 - cos over the groups that both passes hid, paired as `pairing` says; their mean cosine to themselves).
+    """(mean of 1 - cos over the groups that both passes hid, paired by `pairing`; their mean cosine to themselves).
 
     Args: first, second: unit vectors, at the groups' own places.
     """

@@ -30,8 +30,13 @@ from mae_jax.nets import flops
 from mae_jax.nets.block import Transformer, check_width, drop_path, drop_paths
 from mae_jax.nets.layers import apply, apply_stats, xavier
 from mae_jax.nets.point import (
-    PointDecoder, PointEncoder, PointTokenizer, place_flops, point_init, tokenizer_flops
-)  # fmt: skip
+    PointDecoder,
+    PointEncoder,
+    PointTokenizer,
+    place_flops,
+    point_init,
+    tokenizer_flops,
+)
 from mae_jax.tokens.points import group
 from mae_jax.tokens.scatter import draw_groups
 

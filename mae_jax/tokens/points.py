@@ -59,9 +59,7 @@ def group(points: Float[Array, "b n 3"], count: int, k: int) -> tuple[Float[Arra
     return groups - centres[:, :, None], centres
 
 
-def interpolation(
-    points: Float[Array, "b n 3"], centres: Float[Array, "b g 3"], k: int = 3
-) -> Float[Array, "b n g"]:
+def interpolation(points: Float[Array, "b n 3"], centres: Float[Array, "b g 3"], k: int = 3) -> Float[Array, "b n g"]:
     """Weights by which values at the centres become values at the points: rows of k weights ~ 1 / squared distance.
 
     PointNet++ (Qi et al. 2017, Eq. 2, p = 2), with 1e-8 under the fraction. A matrix, not a gather, whose gradient

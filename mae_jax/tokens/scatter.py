@@ -80,7 +80,7 @@ def draw_groups(
     rebuilt: Mapping[str, Float[Array, "b m k 3"]],
     size: int = SIZE,
 ) -> dict[str, Float[Array, "b h w 3"]]:
-    """"original"; "masked", the visible groups; and for each of `rebuilt` these beside the rebuilt groups.
+    """ "original"; "masked", the visible groups; and for each of `rebuilt` these beside the rebuilt groups.
 
     Groups are relative to their centres.
     """

@@ -53,9 +53,7 @@ def start(run: Run, weights: Weights | None, fresh: State | None = None) -> Stat
     return state
 
 
-def encoder(
-    fresh: dict[str, Any], inner: Method, weights: Weights | None, anew: Sequence[str] = ()
-) -> dict[str, Any]:
+def encoder(fresh: dict[str, Any], inner: Method, weights: Weights | None, anew: Sequence[str] = ()) -> dict[str, Any]:
     """`fresh` {"params", "stats"} with the arrays of `weights` in their places; None: as it is.
 
     Parameters that one of the regular expressions `anew` is found in stay as they are.
