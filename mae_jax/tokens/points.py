@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mae_jax.core.distances import squared_distances
+from mae_jax.core.mesh import each_alone
 from mae_jax.tokens.gather import gather
 
 CENTRAL = 1e-3  # squared norm up to which a point is never chosen (pointnet2_ops' kernel, read as padding there)
@@ -37,18 +38,10 @@ def farthest(points: Float[Array, "b n 3"], count: int) -> Int[Array, "b count"]
 def nearest(points: Float[Array, "b n 3"], centres: Float[Array, "b g 3"], k: int) -> Int[Array, "b g k"]:
     """The k points nearest to each centre, near to far; of equally near ones the first.
 
-    Exact: by differences, not by |a|^2 + |b|^2 - 2ab, which cancels. k rounds of argmin, not `lax.top_k`, which gathers
-    a batch that is split over devices.
+    Exact: by differences, not by |a|^2 + |b|^2 - 2ab, which cancels.
     """
     distance = squared_distances(jax.lax.stop_gradient(centres), jax.lax.stop_gradient(points))
-    place = jax.lax.broadcasted_iota(jnp.int32, distance.shape, 2)
-
-    def step(left: Array, _: None) -> tuple[Array, Array]:
-        found = left.argmin(axis=2).astype(jnp.int32)
-        return jnp.where(place == found[:, :, None], jnp.inf, left), found
-
-    _, ids = jax.lax.scan(step, distance, None, length=k)
-    return jnp.moveaxis(ids, 0, 2)
+    return each_alone(lambda d: jax.lax.top_k(-d, k)[1].astype(jnp.int32), distance)
 
 
 def group(points: Float[Array, "b n 3"], count: int, k: int) -> tuple[Float[Array, "b g k 3"], Float[Array, "b g 3"]]:
