@@ -2,10 +2,10 @@
 
     python benchmarks/points_svm.py WORKDIR...
 
-For each run, on its test split: a linear SVM on max-pooled tokens with 20 labels per class, of the run and of an encoder
-at random initialisation; the Chamfer distance of rebuilt groups, and of the training split's mean group (neighbour by
-neighbour) in their place; of Point-CMAE the mean cosine between what the two decoders say of a group that both passes
-hid, at the end and with the weights of the start.
+For each run, on its test split: a linear SVM on max-pooled tokens with 20 labels per class, of the run and of an
+encoder at random initialisation; the Chamfer distance of rebuilt groups, and of the training split's mean group
+(neighbour by neighbour) in their place; of Point-CMAE the mean cosine between what the two decoders say of a group that
+both passes hid, at the end and with the weights of the start.
 """
 
 import sys
