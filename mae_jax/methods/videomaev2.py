@@ -6,8 +6,8 @@ encoder and asked of the decoder counts.
 
 Quirks of the authors' code that are kept: all visible latents go to the decoder, whether a cell keeps their position
 or not, and mask tokens stand at ALL kept positions, those of visible tokens too, so that a position may occur twice;
-such tokens are predicted but not scored; the loss is a mean over the scored tokens of the batch, whose number differs between
-samples; with decoder_ratio 0 the decoder is asked for what is hidden, nothing else: VideoMAE. A clip's views
+such tokens are predicted but not scored; the loss is a mean over the scored tokens of the batch, whose number differs
+between samples; with decoder_ratio 0 the decoder is asked for what is hidden, nothing else: VideoMAE. A clip's views
 (data.repeats=4) share frames and differ in crop and both masks. The rest is VideoMAE's (methods/videomae.py).
 """
 
