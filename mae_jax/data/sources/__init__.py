@@ -16,6 +16,7 @@ from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
 from mae_jax.data.sources.graphs_read import TU, Planetoid
 from mae_jax.data.sources.imagenette import Imagenette
 from mae_jax.data.sources.mixture import Mixture
+from mae_jax.data.sources.moving_digits import MovingDigits
 from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.parquet import Parquet
 from mae_jax.data.sources.photos import Photos
@@ -27,6 +28,7 @@ from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
 from mae_jax.data.sources.tar import Tar
 from mae_jax.data.sources.tfds import Tfds
+from mae_jax.data.sources.videos import Videos
 from mae_jax.data.sources.volumes import Volumes
 
 __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "open_split"]
@@ -40,6 +42,7 @@ SOURCES: dict[str, type] = {
     "graphs_npz": GraphsNpz,
     "imagenette": Imagenette,
     "mixture": Mixture,
+    "moving_digits": MovingDigits,
     "networkx": Networkx,
     "npz": Npz,
     "parquet": Parquet,
@@ -54,6 +57,7 @@ SOURCES: dict[str, type] = {
     "tar": Tar,
     "tfds": Tfds,
     "tu": TU,
+    "video": Videos,
     "volumes": Volumes,
 }
 
