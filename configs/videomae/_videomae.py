@@ -34,7 +34,7 @@ def recipe(size: str, arg: str) -> ConfigDict:
     return ConfigDict(
         dict(
             method=method(size, ratio),
-            # A directory of videos, or data.manifest: a list of "path label" lines (docs/video.md). Labels are not read.
+            # A directory of videos, or data.manifest: a list of "path label" lines (docs/video.md); no label is read.
             data=dict(source="video", workers=16),
             # One multi-scale crop for all frames of a clip, no flip, no colours.
             augment=dict(video_stride=stride, video_crop="multi_scale", interpolation="bilinear"),

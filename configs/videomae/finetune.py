@@ -5,8 +5,8 @@ r"""VideoMAE fine-tuned on labels: ViT-B on Kinetics-400, the published recipe.
 Run:      mae_jax finetune --config configs/videomae/finetune.py --workdir runs/videomae_b16 \
               --out runs/videomae_b16_k400 --config.data.path=/data/k400
 Hardware: 512 videos a batch on 64 GPUs. On fewer chips raise train.microbatches, or --config.mesh.remat=dots.
-Expect:   K400 (5 x 3 views): S 79.0, B 80.0 (long: 81.5), L 85.2, H 86.6 %; SSv2 (2 x 3): S 66.8, B 69.6 (long: 70.8) %;
-          UCF101: B 91.3 % (the authors' tables).
+Expect:   K400 (5 x 3 views): S 79.0, B 80.0 (long 81.5), L 85.2, H 86.6 %; SSv2 (2 x 3): S 66.8, B 69.6 (long
+          70.8) %; UCF101: B 91.3 % (the authors' tables).
 """
 
 from _videomae import DATA, method

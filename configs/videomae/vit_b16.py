@@ -6,7 +6,8 @@ Run:      mae_jax train --config configs/videomae/vit_b16.py \
               --workdir runs/videomae_b16 --config.data.path=/data/k400
 Hardware: the authors used 64 GPUs for ViT-B; hours were not at hand. 203 GFLOP per clip and step.
           On fewer chips raise train.microbatches.
-Expect:   after fine-tuning, Kinetics-400 80.0 % (800 epochs; 81.5 % after 1600), SSv2 69.6 % (2400: 70.8 %), UCF101 91.3 % (the authors' tables; 16 frames, 5 x 3 views, SSv2 2 x 3).
+Expect:   after fine-tuning, Kinetics-400 80.0 % (1600 epochs: 81.5), SSv2 69.6 % (2400: 70.8), UCF101 91.3 % (the
+          authors' tables; 16 frames, 5 x 3 views, SSv2 2 x 3).
 """
 
 from _videomae import recipe

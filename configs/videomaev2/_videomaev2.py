@@ -35,7 +35,7 @@ def recipe(size: str, arg: str) -> ConfigDict:
     return ConfigDict(
         dict(
             method=method(size),
-            # A directory of videos, or data.manifest: a list of "path label" lines (docs/video.md). Labels are not read.
+            # A directory of videos, or data.manifest: a list of "path label" lines (docs/video.md); no label is read.
             data=dict(source="video", workers=16, repeats=VIEWS),
             # SSv2's part of the mixture has stride 2 with the authors; one mixture of ours has one stride.
             augment=dict(video_stride=4, video_crop="multi_scale", interpolation="bilinear"),

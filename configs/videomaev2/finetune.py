@@ -6,8 +6,8 @@ r"""VideoMAE V2 trained on labels: ViT-g after pretraining on Kinetics-710's (po
 Run:      mae_jax finetune --config configs/videomaev2/finetune.py --workdir runs/videomaev2_g14 \
               --out runs/videomaev2_g14_k710 --config.data.path=/data/k710
 Hardware: 96 videos in two views on 32 GPUs for ViT-g. On fewer chips raise train.microbatches.
-Expect:   ViT-g (5 x 3 views): K710 83.8, K400 87.2 directly and 88.4 from K710, UCF101 99.6, HMDB51 88.1 %; SSv2 (2 x 3)
-          77.0 % (the authors' tables).
+Expect:   ViT-g (5 x 3 views): K710 83.8, K400 87.2 directly and 88.4 from K710, UCF101 99.6, HMDB51 88.1 %; SSv2
+          (2 x 3) 77.0 % (the authors' tables).
 """
 
 from _videomaev2 import method

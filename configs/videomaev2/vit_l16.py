@@ -1,4 +1,4 @@
-r"""VideoMAE V2, ViT-L/16, 16 frames of 224 px: the authors' pretraining on 1.35M clips, 300 epochs of 4 views (":100" for 100).
+r"""VideoMAE V2, ViT-L/16 at 16 x 224 x 224: pretraining, 300 epochs of 1.35M clips in 4 views (":90": 90).
 
 Run:      mae_jax train --config configs/videomaev2/vit_l16.py \
               --workdir runs/videomaev2_l16 --config.data.path=/data/videos

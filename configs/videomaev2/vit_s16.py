@@ -1,4 +1,4 @@
-r"""VideoMAE V2, ViT-S/16, 16 frames of 224 px: the authors' pretraining on 1.35M clips, 200 epochs of 4 views (":100" for 100).
+r"""VideoMAE V2, ViT-S/16 at 16 x 224 x 224: pretraining, 200 epochs of 1.35M clips in 4 views (":90": 90).
 
 Run:      mae_jax train --config configs/videomaev2/vit_s16.py \
               --workdir runs/videomaev2_s16 --config.data.path=/data/videos

@@ -1,8 +1,8 @@
 """Published fine-tuning recipes of video methods (transfer/recipes.py says what a recipe is).
 
-The authors count videos where we count samples: with `data.repeats` views of each video a batch is as many times larger,
-an epoch of theirs as many of ours, and a rate per 256 so much smaller. `of` does the sums; a config that names one of
-these recipes sets data.repeats too (configs/videomae, configs/videomaev2).
+The authors count videos where we count samples: with `data.repeats` views of each video a batch is as many times
+larger, an epoch of theirs as many of ours, and a rate per 256 so much smaller. `of` does the sums; a config that names
+one of these recipes sets data.repeats too (configs/videomae, configs/videomaev2).
 """
 
 from typing import Any
