@@ -1,4 +1,4 @@
-"""VideoMAE's weights: official names made up, Hugging Face's own models in and out again (needs the `compare` extra)."""
+"""VideoMAE's weights: official names made up, Hugging Face's own models in and out (needs the `compare` extra)."""
 
 import dataclasses
 import json
