@@ -21,7 +21,8 @@ OTHERS = {
     "spark": "it is a convolutional network",
     "hiendmae": "it encodes volumes, on three axes",
     "graphmae": "it encodes graphs",
-    "videomae": "it encodes videos", "videomaev2": "it encodes videos",
+    "videomae": "it encodes videos",
+    "videomaev2": "it encodes videos",
 }
 HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 TIMM_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}

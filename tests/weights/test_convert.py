@@ -21,8 +21,8 @@ from mae_jax.train.warm_start import warm_start
 from mae_jax.weights import store
 from mae_jax.weights.export import export
 from mae_jax.weights.layout import PLAIN, averaged, encoder_alone
-from mae_jax.weights.video_layout import VIDEO
 from mae_jax.weights.store import Weights, open_weights
+from mae_jax.weights.video_layout import VIDEO
 
 # The digits of tiny_runs: 8 x 8 x 1, patch 2, dim 16, two heads.
 SMALL = ("--heads", "2", "--decoder-heads", "2")
