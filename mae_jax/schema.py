@@ -140,6 +140,7 @@ class Transfer:
     labels_seed: int = 0  # of their draw; the draw of fewer is part of that of more
     pool: Literal["mean", "class", "normed_mean"] | None = None  # what the head reads (transfer/finetune.py)
     head_std: float | None = None  # of the head's initial weights
+    dropout: float | None = None  # of what the head reads, in training
     epochs: float | None = None
     steps: int | None = None  # in the place of epochs
     warmup: float | None = None  # epochs; with `steps`, a share of them

@@ -82,8 +82,6 @@ GIVEN: dict[str, Callable[[Any, Batch], Mapping[str, Any]]] = {
 DECLARED: dict[tuple[str, str], str] = {
     ("graphmae", "leak"): "reads graphs, and nodes see their neighbours: tests/methods/test_graphmae.py has its own",
     ("hiendmae", "leak"): "reads volumes: tests/methods/test_hiendmae.py has its own",
-    ("videomae", "leak"): "reads clips: tests/methods/test_videomae.py has its own",
-    ("videomaev2", "leak"): "reads clips: tests/methods/test_videomaev2.py has its own",
 }
 
 

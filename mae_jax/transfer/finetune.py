@@ -45,6 +45,7 @@ class FineTune(Method):
         the mean after the last norm, without another one.
       smoothing: of the labels, before mixing.
       head_std: of the truncated normal that initialises the head.
+      dropout: of the numbers that its linear layer reads, in training.
     """
 
     name: ClassVar[str] = "finetune"
@@ -55,6 +56,7 @@ class FineTune(Method):
     pool: Pool = "mean"
     smoothing: float = 0.0
     head_std: float = 2e-5
+    dropout: float = 0.0
 
     @property
     def reach(self) -> Reach:
@@ -86,9 +88,11 @@ class FineTune(Method):
         for path in self.reach.params:
             if path.split("/")[0] in HEAD:
                 raise ValueError(f"the encoder's parameter '{path}' has the name of the classifier's own head")
-        if not 0 <= self.smoothing < 1 or not 0 <= self.inner.compute.drop_path < 1:
+        drop_path = self.inner.compute.drop_path
+        if not all(0 <= share < 1 for share in (self.smoothing, drop_path, self.dropout)):
             raise UserError(
-                f"transfer.smoothing={self.smoothing}, drop_path={self.inner.compute.drop_path}: 0 <= x < 1 expected."
+                f"transfer.smoothing={self.smoothing}, drop_path={drop_path}, dropout={self.dropout}: 0 <= x < 1 "
+                f"expected."
             )
         if self.classes < 2:
             raise UserError(f"fine-tuning on {self.classes} class(es): at least 2 expected. Are the data labelled?")
@@ -123,7 +127,11 @@ class FineTune(Method):
         """(logits, the features that the linear layer reads, statistics after the call)."""
         features = self.encode(params, rest, batch, ctx=ctx, train=train)
         own = {name: params[name] for name in HEAD if name in params}
-        logits, pooled = apply(self.head, own, read(features, self.pool))
+        kept = None
+        if train and ctx is not None and self.dropout:
+            drawn = ctx.uniform("dropout", (len(features.tokens), self.reach.out.shape[-1]))
+            kept = (drawn >= self.dropout) / (1 - self.dropout)
+        logits, pooled = apply(self.head, own, read(features, self.pool), kept)
         return logits, pooled, dict(features.stats or {})
 
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:

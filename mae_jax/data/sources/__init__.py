@@ -28,6 +28,7 @@ from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
 from mae_jax.data.sources.tar import Tar
 from mae_jax.data.sources.tfds import Tfds
+from mae_jax.data.sources.videos import Videos
 from mae_jax.data.sources.volumes import Volumes
 
 __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "open_split"]
@@ -56,6 +57,7 @@ SOURCES: dict[str, type] = {
     "tar": Tar,
     "tfds": Tfds,
     "tu": TU,
+    "video": Videos,
     "volumes": Volumes,
 }
 
