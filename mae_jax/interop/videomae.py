@@ -229,6 +229,7 @@ def prepare_recipe(golden: Golden) -> Prepared:
 
 def _groups(names: Sequence[str], depth: int, layer_decay: float, weight_decay: float) -> dict[str, np.ndarray]:
     """Rate and decay of the classifier's parameters of these names; nan, which never passes, where ours has none."""
+
     def shapes(**more: Any) -> Any:
         shape = Transformer(8, depth, 2, qkv_bias="qv", layer_scale=0.1)
         net = Classifier(shape, classes=2, size=(2, 4, 4), patch=(2, 4, 4), class_token=False, **more)

@@ -37,7 +37,9 @@ def prepare_pretraining(golden: Golden) -> Prepared:
     if dropped is not None:
         counts = (~dropped).sum(axis=1)
         if not (counts == method.asked).all():
-            raise UserError(f"in/decode_mask asks for {counts.tolist()} tokens, decoder_mask_ratio says {method.asked}.")
+            raise UserError(
+                f"in/decode_mask asks for {counts.tolist()} tokens, decoder_mask_ratio says {method.asked}."
+            )
         given = {"ask": jnp.asarray(np.stack([np.flatnonzero(~row) for row in dropped]), jnp.int32)}
 
     def outputs(seen: Mapping[str, jax.Array]) -> dict[str, Any]:

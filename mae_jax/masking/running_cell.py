@@ -35,7 +35,7 @@ def cell_maps(grid: tuple[int, int, int], ratio: float) -> np.ndarray:
     return np.tile(cells, (1, 1, rows // CELL[0], columns // CELL[1])).reshape(STARTS, -1)
 
 
-def cell_ids(ctx: Context, batch: int, maps: np.ndarray, name: str = "cell") -> Int[Array, "batch m"]:
+def cell_ids(ctx: Context, batch: int, maps: np.ndarray, name: str = "cell") -> Int[Array, "{batch} m"]:
     """The positions that the decoder is asked for, ascending: those of one of the maps, drawn per sample."""
     kept = np.stack([np.flatnonzero(~m) for m in maps]).astype(np.int32)
     start = jnp.floor(STARTS * ctx.uniform(name, (batch,))).astype(jnp.int32)

@@ -114,10 +114,12 @@ class Decoder(nn.Module):
     Attributes:
       shape: its own, narrower and shallower than the encoder's.
       out: values predicted per token.
+      first: which axis has the first channels of its fixed table (tokens/positions.py).
     """
 
     shape: Transformer
     out: int
+    first: Order = "column"
 
     @nn.compact
     def __call__(
@@ -133,7 +135,7 @@ class Decoder(nn.Module):
         x = latent if prefix is None else jnp.concatenate([prefix, latent], axis=1)
         x = dense(self.shape.dim, "embed", dtype, kernel_init=self.shape.kernel_init)(x)
         fill = self.param("mask_token", token_init, (1, 1, self.shape.dim)).astype(dtype)
-        pos = jnp.asarray(positions.sincos(self.shape.dim, grid))[None].astype(dtype)
+        pos = jnp.asarray(positions.sincos(self.shape.dim, grid, first=self.first))[None].astype(dtype)
         tokens = restore(x[:, p:], mask, fill) + pos
         x = jnp.concatenate([x[:, :p], tokens], axis=1) if p else tokens
         if valid is not None and p:

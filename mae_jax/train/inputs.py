@@ -136,7 +136,7 @@ def on_device(spec: Spec, augment: Augment, batch: Batch, ctx: Context | None) -
     drawn = mixup.draw(ctx.key("augment/mix"), size, mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix)
     if "label" in spec:
         labels = out["label"]
-        out |= {"label_partner": labels[::-1], "label_share": jnp.broadcast_to(drawn.lam, labels.shape)}
+        out |= {"label_partner": labels[::-1], "label_share": jnp.broadcast_to(drawn.lam, labels.shape[:1])}
     return out | {name: _mixed(out[name], drawn, bool(augment.cutmix)) for name in seen}
 
 
