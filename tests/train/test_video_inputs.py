@@ -12,11 +12,13 @@ from mae_jax.augment.erase import erase
 from mae_jax.config import resolve
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
+from mae_jax.data.multi_scale_crop import SCALES
 from mae_jax.data.order import Draws
 from mae_jax.data.video import VideoArray
 from mae_jax.methods.base import Leaf
 from mae_jax.schema import Augment
 from mae_jax.train import inputs
+from mae_jax.transfer.plan import finetune_config
 
 SPEC = {"video": Leaf((4, 48, 64, 3))}
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 1.0)
@@ -104,3 +106,11 @@ def test_what_is_refused(augment, error):
         found = config(**augment)
         fields = {key: x for key, x in found.method.items() if key != "name"}
         inputs.check(methods.get("videomae")(**fields), found.augment)
+
+
+def test_fine_tuning_keeps_the_frames_and_changes_the_crop():
+    pretrained = config(video_stride=2, video_sampling="sparse", video_test_clips=3, video_scales=(0.5,)).to_dict()
+    tuned = finetune_config(pretrained).augment.options
+    same = {"video_stride": 2, "video_sampling": "sparse", "video_test_clips": 3, "video_test_crops": 1}
+    assert tuned == same | {"video_crop": "resized", "video_flip": True, "video_scales": SCALES}
+    assert not finetune_config(pretrained, overrides=["augment.video_flip=False"]).augment.options["video_flip"]
