@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_jax import modalities
 from mae_jax.config import make_method, resolve
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source
@@ -37,7 +38,7 @@ def finetune_config(
     train = pretrained.get("train", {})
     base["train"] = {key: train[key] for key in ("precision", "seed") if key in train}
     base["eval"] = {key: v for key, v in base.get("eval", {}).items() if key in ("batch", "limit", "pool")}
-    base["augment"] = {key: v for key, v in base.get("augment", {}).items() if key in KEPT}
+    base["augment"] = {key: v for key, v in base.get("augment", {}).items() if key in KEPT or modalities.keeps(key)}
     start = {"transfer": {"task": "finetune"}, "method": _learned(pretrained["method"])}
     explicit = {f"{name}.{key}" for name, keys in file.items() for key in keys}
     explicit |= {text.partition("=")[0] for text in overrides}
