@@ -181,6 +181,4 @@ def _blur_matrix(n: int, k: int, s: float) -> Float32[np.ndarray, "n m"]:
 def check_blur(blur: tuple[float, float]) -> None:
     """Raise UserError unless 0 < s1 < s2."""
     if not 0 < blur[0] < blur[1]:
-        raise UserError(
-            f"method.blur={blur} is two widths of Gaussians in patches, the first above 0 and below the other."
-        )
+        raise UserError(f"method.blur={blur} must be two widths of Gaussians, in patches: above 0, the smaller first.")

@@ -181,7 +181,7 @@ class ColorMAE(Method):
         if self.draw == "fresh":
             k = colour.margin(self.blur)
             white = ctx.normal("white", (b, *(g + 2 * k for g in self.grid)))
-            weights = jnp.asarray([colour.FILTERS[c] for c in self.palette])
+            weights = jnp.asarray([colour.FILTERS[c] for c in self.palette], jnp.float32)
             return colour.fresh_windows(white, weights[self._now(ctx.step)], self.blur, self._window)
         draw = {"pass": colour.draw_pass, "sample": colour.draw_sample}[self.draw]
         (m, n), (h, w) = sizes(self.pattern_size), self._window
