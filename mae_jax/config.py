@@ -10,7 +10,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,13 +69,27 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
             if key not in schema[section]:
                 raise UserError(f"unknown config key '{section}.{key}'. {nearest(f'{section}.{key}', known)}")
             keys[key] = _coerce(value, schema[section][key], f"{section}.{key}")
-    data = values.pop("data", {})
-    own = {key: data.pop(key) for key in list(data) if key not in Data.__dataclass_fields__}
-    sections = {name: cls(**values.get(name, {})) for name, cls in SECTIONS.items() if name != "data"}
     values["method"]["name"] = methods.settled(values["method"]["name"])
-    config = Config(method=defaults | values["method"], data=Data(**data, options=options | own), **sections)
+    method = defaults | values.pop("method")
+    options["augment"] = _of_modalities(method)
+    sections = {}
+    for name, cls in SECTIONS.items():
+        keys = values.get(name, {})
+        if name in options:  # the source's fields, and the modalities'
+            own = {key: keys.pop(key) for key in list(keys) if key not in {f.name for f in dataclasses.fields(cls)}}
+            keys = keys | {"options": options[name] | own}
+        sections[name] = cls(**keys)
+    config = Config(method=method, **sections)
     _check_values(config)
     return config
+
+
+def _of_modalities(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of config.augment's keys for the kinds of leaves that a method reads."""
+    from mae_jax import methods, modalities
+
+    made = methods.get(method["name"])(**{key: x for key, x in method.items() if key != "name"})
+    return modalities.defaults(modalities.read_by(made.batch_spec))
 
 
 def _leave(data: dict[str, Any], source: str) -> None:
@@ -102,8 +116,8 @@ def _sections(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _schema(
     values: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """({section: {key: type}}, defaults of the method's fields, defaults of the source's), as the two names say."""
-    from mae_jax import methods
+    """({section: {key: type}}, defaults of the method's fields, {"data": of the source's}), as the two names say."""
+    from mae_jax import methods, modalities
     from mae_jax.data.sources import SOURCES
     from mae_jax.methods.base import config_fields
 
@@ -116,13 +130,16 @@ def _schema(
     source = SOURCES[name]
     schema = {section: _types(cls, config_fields(cls)) for section, cls in SECTIONS.items()}
     schema["method"] = {"name": str} | _types(method, config_fields(method))
-    del schema["data"]["options"]
+    del schema["data"]["options"], schema["augment"]["options"]
+    schema["augment"] |= {
+        key: _types(cls, (field.name,))[field.name] for key, (cls, field) in modalities.fields().items()
+    }
     schema["data"] |= _types(source, config_fields(source))
     defaults, options = (
         {k: f.default for k, f in config_fields(cls).items() if f.default is not dataclasses.MISSING}
         for cls in (method, source)
     )
-    return schema, defaults, options
+    return schema, defaults, {"data": options}
 
 
 FREE_DATA = ("workers", "memory_mb", "max_bad")  # what changes no batch
@@ -184,7 +201,7 @@ def _check_values(config: Config) -> None:
         raise UserError(f"augment.std={config.augment.std} must be positive in every channel.")
 
 
-def _types(cls: type, fields: Mapping[str, dataclasses.Field]) -> dict[str, Any]:
+def _types(cls: type, fields: Iterable[str]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {name: hints[name] for name in fields}
 

@@ -48,11 +48,7 @@ class Augment:
     erase: float = 0.0  # probability of a box of noise (random erasing)
     mixup: float = 0.0  # alpha: each image blended with another of the batch; with cutmix, one of both by halves
     cutmix: float = 0.0  # alpha: a box out of another image of the batch
-    volume_crop: float | None = None  # cut volumes out of larger ones; share of crops about a voxel that is not 0
-    volume_flip: float = 0.0  # probability, along each axis
-    volume_turn: float = 0.0  # probability of 1, 2 or 3 quarter turns in the plane of the first two axes
-    volume_scale: tuple[float, float] = (0.0, 0.0)  # (s, probability): intensities times 1 + U(-s, s)
-    volume_shift: tuple[float, float] = (0.0, 0.0)  # (s, probability): intensities plus U(-s, s)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # KIND_...: modalities' fields, by `resolve`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,11 +233,9 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, as a user would write them; JSON turns tuples into lists and back is `resolve`."""
-        data = dataclasses.asdict(self.data)
-        options = data.pop("options")
-        sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain = {k: dataclasses.asdict(v) for k, v in sections.items() if k not in ("method", "data")}
-        return {"method": dict(self.method), "data": data | options} | plain
+        sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "method"}
+        plain = {name: dataclasses.asdict(section) for name, section in sections.items()}
+        return {"method": dict(self.method)} | {k: keys | keys.pop("options", {}) for k, keys in plain.items()}
 
 
 SECTIONS: dict[str, type] = {

@@ -17,21 +17,22 @@ MAY_IMPORT = {
     "methods": FOUNDATION | MIDDLE | {"nets", "methods"},
     "teachers": {"core", "nets", "interop", "teachers", "methods.base", "train.checkpoint"},
     "data": {"data", "core.errors"},
+    "modalities": FOUNDATION | MIDDLE | {"data", "methods.base", "nets.compute", "schema", "modalities"},
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
     # train.init names files that only the room above can read: weights.store
     "train": FOUNDATION
     | MIDDLE
-    | {"nets", "eval", "data", "config", "schema", "train", "methods.base", "teachers"}
+    | {"nets", "eval", "data", "modalities", "config", "schema", "train", "methods.base", "teachers"}
     | {"weights.store"},
     "weights": FOUNDATION | MIDDLE | {"nets", "interop", "methods", "train", "config", "schema", "weights"},
     "testing": FOUNDATION | MIDDLE | {"nets", "methods.base", "train", "testing"},
     "transfer": FOUNDATION
     | MIDDLE
-    | {"nets", "eval", "data", "config", "schema", "train", "methods", "weights", "transfer"},
+    | {"nets", "eval", "data", "modalities", "config", "schema", "train", "methods", "weights", "transfer"},
     "library": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "schema", "library"},
     "api": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "library"},
     "schema": set(),
-    "config": {"core.errors", "core.modules", "data.sources", "methods", "nets", "schema"},
+    "config": {"core.errors", "core.modules", "data.sources", "methods", "modalities", "nets", "schema"},
 }
 
 

@@ -10,6 +10,7 @@ from mae_jax.core.errors import UserError
 PERIOD = 1000  # samples after which the turns of the parts repeat, at most
 _ORDER = 0  # which stream of random numbers: the last word of Philox's counter
 _AUGMENT = 1  # and upwards: one stream for each view that draws for itself
+_RECORD = 1 << 20  # and upwards: one for each view, of what the repeats of a record share
 
 
 class Shuffled:
@@ -72,6 +73,20 @@ def permutation(seed: int, epoch: int, length: int, part: int = 0) -> np.ndarray
 def draws(seed: int, position: int, stream: int) -> np.random.Generator:
     """What view `stream` of the sample at `position` draws from."""
     return np.random.Generator(_philox(seed, position, _AUGMENT + stream))
+
+
+class Draws:
+    """What the leaves of the sample at `position` draw from: stream -> its generator, fresh at every call."""
+
+    def __init__(self, seed: int, position: int, repeats: int = 1):
+        self.seed, self.position, self.repeats = seed, position, repeats
+
+    def __call__(self, stream: int) -> np.random.Generator:
+        return draws(self.seed, self.position, stream)
+
+    def record(self, stream: int) -> np.random.Generator:
+        """The same for all `repeats` of a record: what its views share (the frames of a video)."""
+        return draws(self.seed, self.position - self.position % self.repeats, _RECORD + stream)
 
 
 def _philox(seed: int, number: int, stream: int, part: int = 0) -> np.random.Philox:

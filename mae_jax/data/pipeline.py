@@ -19,7 +19,7 @@ import numpy as np
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.batches import Batches, Problems
-from mae_jax.data.order import Listed, Shuffled, draws, permutation
+from mae_jax.data.order import Draws, Listed, Shuffled, permutation
 from mae_jax.data.plan import Plan, Stage, Stages, first_readable, open_record
 from mae_jax.data.sources.base import Source
 from mae_jax.data.views import Views
@@ -155,12 +155,12 @@ def make_plan(
         settled.append(Stage(first, views.of_dtypes(example), shapes))
         largest = max(largest, sum(x.nbytes for x in example.values()))
     part_rows = max(repeats, PART_BYTES // largest // repeats * repeats)  # a record's views are in one part
-    return Plan(source, settled, batch, seed, rows, due, min(part_rows, len(rows)), count)
+    return Plan(source, settled, batch, seed, rows, due, min(part_rows, len(rows)), count, repeats)
 
 
 def _plain(views: Views, source: Source, i: int) -> dict[str, np.ndarray]:
     """Record i without anything random."""
-    return views(open_record(source, i), lambda stream: draws(0, 0, stream))
+    return views(open_record(source, i), Draws(0, 0))
 
 
 def _start(plan: Plan, start: int, stop: int, workers: int, memory_mb: int, max_bad: float) -> Batches:

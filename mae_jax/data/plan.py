@@ -3,14 +3,13 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage
-from mae_jax.data.order import draws
+from mae_jax.data.order import Draws
 from mae_jax.data.picture import Picture
 from mae_jax.data.sources.base import Source
 from mae_jax.data.views import Draw, Views
@@ -41,6 +40,7 @@ class Plan:
         due: position in the whole of training (or of the evaluation) -> record.
         part_rows: rows in each part in which a batch is computed.
         count: records of an evaluation; None: training.
+        repeats: positions in a row that are views of one record.
     """
 
     source: Source
@@ -51,6 +51,7 @@ class Plan:
     due: Callable[[int], int]
     part_rows: int
     count: int | None = None
+    repeats: int = 1
 
     @property
     def parts(self) -> int:
@@ -68,7 +69,7 @@ class Plan:
         problems: dict[int, str] = {}
         opened: dict[int, dict[str, Any]] = {}  # the last record, for the views that repeat it
         for place, (record, row) in enumerate(zip(due, rows, strict=True)):
-            draw = partial(draws, self.seed, k * self.batch + row)
+            draw = Draws(self.seed, k * self.batch + row, self.repeats)
             sample = {name: array[place] for name, array in arrays.items()}
 
             def load(i: int, draw: Draw = draw, sample: Batch = sample) -> None:

@@ -129,9 +129,14 @@ class Run:
         """The device's share of the augmentation; without a context nothing random happens."""
         return inputs.on_device(self.method.batch_spec, self.config.augment, batch, ctx)
 
-    def views(self, train: bool) -> Views:
-        """The host's share of the augmentation."""
-        return inputs.views(self.method.batch_spec, self.config.augment, train)
+    def views(self, train: bool, view: int = 0) -> Views:
+        """The host's share of the augmentation; in evaluation of one of `vote_views` of each record."""
+        return inputs.views(self.method.batch_spec, self.config.augment, train, view)
+
+    @property
+    def vote_views(self) -> int:
+        """Views of a record over which an evaluation of classifiers votes."""
+        return inputs.vote_views(self.method.batch_spec, self.config.augment)
 
     @functools.cached_property
     def leaves(self) -> dict[str, Leaf]:
@@ -141,9 +146,7 @@ class Run:
     @property
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) that bring an image of the method's input back to [0, 1]; empty where it lies there."""
-        a = self.config.augment
-        fixed = a.normalise == "fixed" and "image" in self.method.batch_spec
-        return (a.mean, a.std) if fixed else ((), ())
+        return inputs.colours(self.method.batch_spec, self.config.augment)
 
     def sharding(self, name: str) -> NamedSharding:
         """How a leaf of a batch lies on the devices."""

@@ -1,23 +1,18 @@
 """What of the augmentation cannot be, or does not fit the method, said before anything is built."""
 
+from mae_jax import modalities
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.methods.base import Leaf, Method
 from mae_jax.schema import Augment
 
-PROBABILITIES = ("colour_jitter_p", "grayscale", "blur", "solarize", "erase", "volume_flip", "volume_turn")
+PROBABILITIES = ("colour_jitter_p", "grayscale", "blur", "solarize", "erase")
 COLOURS = ("colour_jitter", "grayscale", "blur", "solarize")
 IMAGES = (*COLOURS, "vertical_flip", "quarter_turns", "erase", "mixup", "cutmix", "randaugment")
-VOLUMES = ("volume_crop", "volume_flip", "volume_turn", "volume_scale", "volume_shift")
 
 
 def is_image(name: str) -> bool:
     """Whether a leaf is cropped, resized and normalised as an image."""
     return name == "image" or name.startswith("image_")
-
-
-def is_volume(name: str) -> bool:
-    """Whether the volume_* augmentations change a leaf."""
-    return name == "volume"
 
 
 def check(method: Method, augment: Augment) -> None:
@@ -28,44 +23,40 @@ def check(method: Method, augment: Augment) -> None:
         if leaf.crop_of and leaf.crop_of not in spec:
             raise ValueError(f"leaf '{name}' is a crop of '{leaf.crop_of}', which is no leaf of '{method.name}'")
     images = {name: leaf for name, leaf in spec.items() if is_image(name)}
-    volumes = {name: leaf for name, leaf in spec.items() if is_volume(name)}
-    for keys, what, leaves in ((IMAGES, "image", images), (VOLUMES, "volume", volumes)):
-        for key in keys:
-            if _on(augment, key) and not leaves:
-                raise UserError(
-                    f"augment.{key}={getattr(augment, key)!r} changes a leaf '{what}', but '{method.name}' reads "
-                    f"{', '.join(spec)}: leave it out."
-                )
+    kinds = {name: modality for name in spec if (modality := modalities.find(name, augment))}
+    heeded = {key for modality in kinds.values() for key in modality.heeds}
+    unread = [(key, "image") for key in IMAGES if _on(augment, key) and not images and key not in heeded]
+    for key, default in modalities.defaults().items():
+        if (kind := modalities.kind_of(key)) not in modalities.read_by(spec):
+            unread += [(key, str(kind))] if augment.options.get(key, default) != default else []
+    for key, what in unread:
+        value = augment.options[key] if key in augment.options else getattr(augment, key)
+        raise UserError(
+            f"augment.{key}={value!r} changes a leaf '{what}', but '{method.name}' reads {', '.join(spec)}: leave it "
+            f"out."
+        )
     if augment.where == "device" and not images:
         raise UserError(
             f"augment.where='device' crops images on the device, but '{method.name}' reads none: set 'host'."
         )
     _images(augment, images)
-    for leaf in volumes.values():
-        if augment.volume_turn and leaf.shape[0] != leaf.shape[1]:
-            raise UserError(
-                f"augment.volume_turn={augment.volume_turn} turns the first two axes into each other, but the method "
-                f"reads volumes of {leaf.shape[0]} x {leaf.shape[1]}: make them equal, or leave the turns out."
-            )
+    for name, modality in kinds.items():
+        modality.check(name, spec[name])
     _normalisation(method, augment, images)
 
 
 def _on(augment: Augment, key: str) -> bool:
     value = getattr(augment, key)
-    return any(value) if isinstance(value, tuple) else value is not None and (key == "volume_crop" or bool(value))
+    return any(value) if isinstance(value, tuple) else bool(value)
 
 
 def _values(a: Augment) -> None:
     """Numbers that no run could use."""
     chances = [(key, getattr(a, key)) for key in PROBABILITIES]
-    chances += [("volume_scale", a.volume_scale[1]), ("volume_shift", a.volume_shift[1])]
-    chances += [("volume_crop", a.volume_crop or 0.0)]
     for key, p in chances:
         if not 0 <= p <= 1:
             raise UserError(f"augment.{key}={getattr(a, key)}: a probability is at least 0 and at most 1.")
-    strengths = [(key, getattr(a, key)) for key in ("mixup", "cutmix", "noise")]
-    strengths += [("volume_scale", a.volume_scale[0]), ("volume_shift", a.volume_shift[0])]
-    for key, value in strengths:
+    for key, value in ((key, getattr(a, key)) for key in ("mixup", "cutmix", "noise")):
         if value < 0:
             raise UserError(f"augment.{key}={getattr(a, key)}: at least 0 expected, which switches it off.")
     if min(a.colour_jitter) < 0 or a.colour_jitter[3] > 0.5:

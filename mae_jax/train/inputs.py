@@ -8,10 +8,12 @@ colours, normalisation, noise, erasing, mixing) is the device's on both. docs/au
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mae_jax.augment import colour, crop, mixup, volume
+from mae_jax import modalities
+from mae_jax.augment import colour, crop, mixup
 from mae_jax.augment.erase import erase
 from mae_jax.augment.geometry import reverse, turn, upto
 from mae_jax.augment.normalise import normalise, to_unit, within_batch
@@ -20,12 +22,11 @@ from mae_jax.core.types import Batch
 from mae_jax.data.canvas import Canvas
 from mae_jax.data.transforms import HostAugment
 from mae_jax.data.views import HostLeaf, Raw, View, Views
-from mae_jax.data.volume_crop import VolumeCrop
 from mae_jax.methods.base import Leaf
 from mae_jax.schema import Augment
-from mae_jax.train.input_checks import check, coloured, is_image, is_volume
+from mae_jax.train.input_checks import check, coloured, is_image
 
-__all__ = ["batch_leaves", "check", "host_leaves", "is_image", "mixes", "on_device", "views"]
+__all__ = ["batch_leaves", "check", "colours", "host_leaves", "is_image", "mixes", "on_device", "views", "vote_views"]
 
 EXTENT = ".extent"
 Spec = Mapping[str, Leaf]
@@ -39,29 +40,35 @@ def canvases(spec: Spec) -> dict[str, str]:
 
 
 def batch_leaves(spec: Spec, augment: Augment) -> dict[str, Leaf]:
-    """The leaves that travel to the devices in training: the spec's, or on the device path canvases and extents in
-    the place of images. Evaluation's are always the spec's."""
-    if augment.where == "host":
-        return dict(spec)
-    shared = canvases(spec)
+    """The leaves that travel to the devices in training: the spec's, what a modality sends in its place, and on the
+    device path canvases and extents in the place of images (evaluation's images are always the spec's)."""
+    shared = canvases(spec) if augment.where == "device" else {}
     out: dict[str, Leaf] = {}
     for name, leaf in spec.items():
         if name not in shared:
-            out[name] = leaf
+            modality = modalities.find(name, augment)
+            out |= {name: leaf} if modality is None else modality.travels(name, leaf)
         elif shared[name] == name:
             out[name] = Leaf((*augment.canvas, leaf.shape[-1]), "uint8", batched=leaf.batched)
             out[name + EXTENT] = Leaf((4,), "int32", batched=leaf.batched)
     return out
 
 
-def views(spec: Spec, augment: Augment, train: bool) -> Views:
-    """The host's share."""
-    return Views(host_leaves(spec, augment, train))
+def views(spec: Spec, augment: Augment, train: bool, view: int = 0) -> Views:
+    """The host's share; in evaluation of one of `vote_views` of each record."""
+    return Views(host_leaves(spec, augment, train, view))
 
 
-def host_leaves(spec: Spec, augment: Augment, train: bool) -> dict[str, HostLeaf]:
+def vote_views(spec: Spec, augment: Augment) -> int:
+    """How many views of a record an evaluation of classifiers votes over."""
+    kinds = {name: modality for name in spec if (modality := modalities.find(name, augment))}
+    return max((modality.views(name, spec[name]) for name, modality in kinds.items()), default=1)
+
+
+def host_leaves(spec: Spec, augment: Augment, train: bool, view: int = 0) -> dict[str, HostLeaf]:
     """One entry per leaf that travels. Every image draws its own crop, but where it is a `crop_of` another."""
-    own = [name for name, leaf in spec.items() if is_image(name) and not leaf.crop_of]
+    own = [name for name, leaf in spec.items() if not leaf.crop_of]
+    own.sort(key=lambda name: not is_image(name))  # images have the first streams
     shared = canvases(spec) if train and augment.where == "device" else {}
     leaves: dict[str, HostLeaf] = {}
     for name, leaf in spec.items():
@@ -72,8 +79,8 @@ def host_leaves(spec: Spec, augment: Augment, train: bool) -> dict[str, HostLeaf
                 leaves[name] = Canvas(augment.canvas, leaf.shape[-1])
         elif is_image(name):
             leaves[name] = View(_host(leaf, augment, train), own.index(leaf.crop_of or name))
-        elif is_volume(name) and augment.volume_crop is not None:
-            leaves[name] = VolumeCrop(leaf.shape, leaf.dtype, augment.volume_crop if train else None, len(own))
+        elif modality := modalities.find(name, augment):
+            leaves[name] = modality.host(name, leaf, train, own.index(name), view)
         else:
             leaves[name] = Raw(leaf.shape, leaf.dtype)
     return leaves
@@ -94,7 +101,7 @@ def _policy(a: Augment) -> dict[str, Any]:
 
 
 def _size(leaf: Leaf) -> tuple[int, int]:
-    return leaf.shape[0], leaf.shape[1]
+    return leaf.shape[-3], leaf.shape[-2]
 
 
 def _interpolation(leaf: Leaf, a: Augment) -> str:
@@ -109,27 +116,41 @@ def on_device(spec: Spec, augment: Augment, batch: Batch, ctx: Context | None) -
     a "label" [b], "label_partner" [b] and "label_share" [b] come with them: the other image's label, and the share of
     the own one (mixup.soft_targets).
     """
-    out = {name: array for name, array in batch.items() if not name.endswith(EXTENT)}
+    out = {name: array for name, array in batch.items() if "." not in name}
     images = {name: leaf for name, leaf in spec.items() if is_image(name)}
     for name in images:
         if not images[name].crop_of:
             group = {n: leaf for n, leaf in images.items() if name in (n, leaf.crop_of)}
             out |= _view(name, group, augment, _pictures(name, group, spec, augment, batch, ctx), ctx)
-    if ctx is None:
+    mixed = dict(images)
+    for name, leaf in spec.items():
+        modality = modalities.find(name, augment)
+        if modality is not None and modality.arrived(name, leaf, batch):
+            out[name] = modality.device(name, leaf, batch, ctx)
+            mixed |= {name: leaf} if "mixup" in modality.heeds else {}
+    if ctx is None or not mixes(augment):
         return out
-    changes = volume.Changes(augment.volume_flip, augment.volume_turn, augment.volume_scale, augment.volume_shift)
-    for name in spec:
-        if is_volume(name) and name in out and changes != volume.Changes():
-            out[name] = volume.change(out[name], ctx, name, changes)
-    if not mixes(augment):
-        return out
-    seen = [name for name in images if name in out]
-    size = _size(images[seen[0]])
+    seen = [name for name in mixed if name in out]
+    size = _size(mixed[seen[0]])
     drawn = mixup.draw(ctx.key("augment/mix"), size, mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix)
     if "label" in spec:
         labels = out["label"]
         out |= {"label_partner": labels[::-1], "label_share": jnp.broadcast_to(drawn.lam, labels.shape)}
-    return out | {name: mixup.mix_images(out[name], drawn, bool(augment.cutmix)) for name in seen}
+    return out | {name: _mixed(out[name], drawn, bool(augment.cutmix)) for name in seen}
+
+
+def _mixed(x: Float[Array, "b *t h w c"], drawn: mixup.Draw, cut: bool) -> Float[Array, "b *t h w c"]:
+    """Images, or the frames of videos, mixed alike."""
+    frames = x.reshape(len(x), -1, *x.shape[-3:])
+    return jax.vmap(lambda image: mixup.mix_images(image, drawn, cut), 1, 1)(frames).reshape(x.shape)
+
+
+def colours(spec: Spec, augment: Augment) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) that bring a picture of the method's input back to [0, 1]; empty where it lies there."""
+    if "image" in spec:
+        return (augment.mean, augment.std) if augment.normalise == "fixed" else ((), ())
+    kinds = ((leaf, modalities.find(name, augment)) for name, leaf in spec.items())
+    return next((modality.colours(leaf) for leaf, modality in kinds if modality), ((), ()))
 
 
 def mixes(augment: Augment) -> bool:

@@ -215,6 +215,7 @@ def features_key(run: Run, source: Source) -> dict[str, Any]:
         "limit": settings.limit,
         "preprocessing": {
             "host": repr(run.views(False)), "mean": augment.mean, "std": augment.std, "normalise": augment.normalise,
+            "modalities": dict(augment.options),
         },
         "devices": jax.default_backend(), "mae_jax": mae_jax.__version__,
     }  # fmt: skip
@@ -230,7 +231,8 @@ def content(source: Source) -> int:
             continue
         for name in sorted(record):
             value = record[name]
-            data = value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes()
+            data = value.signature() if hasattr(value, "signature") else value  # a file that is read when asked
+            data = data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
             found = zlib.crc32(data, zlib.crc32(name.encode(), found))
     return found
 

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from mae_jax import modalities
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_sharding, replicated, use_mesh
 from mae_jax.core.types import Batch, Features, Params, Stats
@@ -98,7 +99,7 @@ class FrozenEncoder:
         a, o = self.run.config.augment, self.options
         flip = a.flip if o.probe_flip is None else o.probe_flip
         kept = {key: getattr(a, key) for key in ("mean", "std", "normalise", "interpolation")}
-        return Augment(crop_scale=o.probe_crop, flip=flip, **kept)
+        return Augment(crop_scale=o.probe_crop, flip=flip, options=modalities.kept(a), **kept)
 
     def anew(self, source: Source, batch: int, steps: int) -> Iterator[Step]:
         """Augmented batches, encoded in parts of eval.batch samples."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mae_jax import modalities
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.schema import Augment, Config, Transfer
 from mae_jax.train.optimizers import FINETUNE_DECAY
@@ -46,7 +47,7 @@ SAME = {
 }  # fmt: skip
 # What of the pretraining's augmentation stays: how pixels are normalised, and where no recipe says otherwise the crop.
 KEPT = ("mean", "std", "normalise", "interpolation", "where", "canvas", "crop_scale", "crop_ratio", "flip", "pad",
-        "vertical_flip", "quarter_turns", "volume_crop")  # fmt: skip
+        "vertical_flip", "quarter_turns")  # fmt: skip
 SMALL = 64  # pixels: what is smaller gets the recipe "tiny"
 
 
@@ -110,7 +111,7 @@ def sections(config: Config, transfer: Transfer, records: int, large: bool) -> d
 
 
 def _augment(base: Augment, transfer: Transfer, large: bool) -> dict[str, Any]:
-    out: dict[str, Any] = {key: getattr(base, key) for key in KEPT}
+    out: dict[str, Any] = {key: getattr(base, key) for key in KEPT} | modalities.tuned(base)
     out |= {key: getattr(transfer, key) for key in ("mixup", "cutmix", "erase")}
     out["eval_crop"] = 1.0 if large else Augment.eval_crop
     if transfer.randaugment:

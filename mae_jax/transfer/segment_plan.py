@@ -58,7 +58,7 @@ class SegmentRun(Run):
     def frozen_hashes(self) -> dict[str, str]:  # type: ignore[override]
         return {}  # transfer.init says which encoder it is
 
-    def views(self, train: bool) -> Views:
+    def views(self, train: bool, view: int = 0) -> Views:
         t, method = self.config.transfer, self.method
         assert isinstance(method, Segmenter)
         law = SceneAugment(method.size, t.segment_short, t.segment_scale, t.segment_max_ratio)

@@ -1,5 +1,6 @@
 """From leaves to what the loss reads: both paths, what views share, what costs nothing, what is refused."""
 
+import dataclasses
 import re
 
 import jax
@@ -9,12 +10,14 @@ import pytest
 from sklearn.datasets import load_sample_image
 from tiny_runs import tiny
 
-from mae_jax import methods
+from mae_jax import methods, modalities
 from mae_jax.augment import crop, mixup
 from mae_jax.augment.normalise import normalise
+from mae_jax.config import resolve
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.data import transforms
+from mae_jax.data.order import Draws
 from mae_jax.methods.base import Leaf
 from mae_jax.schema import Augment
 from mae_jax.train import inputs
@@ -183,9 +186,15 @@ def test_mixing_and_its_targets():
     assert "label_share" not in inputs.on_device(spec, Augment(**PLAIN), batch | {"label": labels}, context())
 
 
+def section(**keys) -> Augment:
+    """The section as `resolve` makes it of these keys."""
+    own = {key: x for key, x in keys.items() if modalities.kind_of(key)}
+    return Augment(**{key: x for key, x in keys.items() if key not in own}, options=own)
+
+
 def test_volumes_change_in_training_only_and_are_cut_by_the_host():
     spec = {"volume": Leaf((4, 4, 6, 1))}
-    augment = Augment(
+    augment = section(
         volume_crop=0.75, volume_flip=0.5, volume_turn=0.3, volume_scale=(0.1, 0.5), volume_shift=(0.1, 1)
     )
     leaves = [inputs.host_leaves(spec, augment, train)["volume"] for train in (True, False)]
@@ -210,6 +219,8 @@ def test_volumes_change_in_training_only_and_are_cut_by_the_host():
         ("cae", dict(colour_views=("image_2",)), "repeats 'image'"),
         ("mae", dict(volume_flip=0.5), r"augment.volume_flip=0.5 changes a leaf 'volume', but 'mae' reads image"),
         ("mae", dict(volume_crop=0.0), "augment.volume_crop=0.0 changes a leaf 'volume'"),
+        ("hiendmae", dict(volume_flip=1.5), "augment.volume_flip=1.5: a probability is at least 0 and at most 1"),
+        ("hiendmae", dict(volume_scale=(-1.0, 0.5)), "augment.volume_scale=.*a strength of at least 0"),
         ("hiendmae", dict(solarize=0.5), "augment.solarize=0.5 changes a leaf 'image', but 'hiendmae' reads volume"),
         ("hiendmae", dict(where="device"), "'hiendmae' reads none: set 'host'"),
         ("graphmae", dict(vertical_flip=True), "augment.vertical_flip=True changes a leaf 'image'"),
@@ -222,7 +233,7 @@ def test_volumes_change_in_training_only_and_are_cut_by_the_host():
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_paragraph(method, options, message):
     with pytest.raises(UserError, match=message) as error:
-        inputs.check(methods.get(method)(), Augment(**options))
+        inputs.check(methods.get(method)(), section(**options))
     assert "\n" not in str(error.value)
 
 
@@ -231,7 +242,7 @@ def test_shapes_that_cannot_turn_are_refused():
     with pytest.raises(UserError, match="of 32 x 64: make method.image_size a square"):
         inputs.check(wide, Augment(quarter_turns=True))
     with pytest.raises(UserError, match="volumes of 16 x 32"):
-        inputs.check(methods.get("hiendmae")(volume_size=(16, 32, 16), patch=8), Augment(volume_turn=0.3))
+        inputs.check(methods.get("hiendmae")(volume_size=(16, 32, 16), patch=8), section(volume_turn=0.3))
     inputs.check(methods.get("mae")(channels=1), Augment(mean=(0.5,), std=(0.5,), colour_jitter=(0.4, 0.4, 0, 0)))
 
 
@@ -248,3 +259,61 @@ def test_a_run_trains_from_canvases():
         assert np.isfinite(metrics["loss"])
     assert {n: x.shape for n, x in first["device"].items()} == {"image": (16, 12, 16, 1), "image.extent": (16, 4)}
     assert (np.asarray(first["device"]["image.extent"]) == 8).all() and first["host"]["image"].shape == (16, 8, 8, 1)
+
+
+def test_a_modality_is_a_file_of_its_own(monkeypatch):
+    """A kind that the package does not know: its keys, host and device halves, what travels, pictures and votes."""
+    monkeypatch.setattr(modalities, "kinds", lambda: ["ramp", "volume"])
+    known = modalities.get
+    monkeypatch.setattr(modalities, "get", lambda kind: Ramp if kind == "ramp" else known(kind))
+    spec = {"image": SPEC["image"], "ramp_a": Leaf((4,)), "volume": Leaf((4, 4, 6, 1))}
+    config = resolve({"method": {"name": f"{__file__}:Ramps"}, "augment": {"ramp_gain": 3}})
+    assert config.augment.options["ramp_gain"] == 3.0 and config.augment.options["volume_crop"] is None
+    assert resolve(config.to_dict()).augment == config.augment
+    assert set(inputs.batch_leaves(spec, config.augment)) == {"image", "ramp_a.start", "volume"}
+    made = inputs.host_leaves(spec, config.augment, True)["ramp_a"]("ramp_a", {"ramp": 2.0}, Draws(0, 0))
+    batch = {"ramp_a.start": jnp.asarray(made[".start"])[None]}
+    assert inputs.on_device(spec, config.augment, batch, None)["ramp_a"].tolist() == [[6.0, 9.0, 12.0, 15.0]]
+    assert inputs.colours({"ramp_a": Leaf((4,))}, config.augment) == ((0.5,), (0.25,))
+    assert inputs.vote_views(spec, config.augment) == 5
+    assert modalities.tuned(config.augment) == {"ramp_gain": 3.0, "ramp_votes": 1, "volume_crop": None}
+    assert resolve({"method": {"name": "mae"}}).augment.options == {}
+
+
+def test_what_the_views_of_a_record_share_is_drawn_once():
+    three = [Draws(7, position, 3).record(1).random() for position in range(6)]
+    assert len(set(three[:3])) == len(set(three[3:])) == 1 and len(set(three)) == 2
+    assert len({Draws(7, position, 3)(1).random() for position in range(6)} | set(three)) == 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ramp(modalities.Modality):
+    kind = "ramp"
+    kept = ("gain",)
+    tuned = {"votes": 1}
+    gain: float = 2.0
+    votes: int = 5
+
+    def host(self, name, leaf, train, stream, view=0):
+        return lambda name, record, draw: {".start": np.float32(record["ramp"])}
+
+    def travels(self, name, leaf):
+        return {name + ".start": Leaf(())}
+
+    def device(self, name, leaf, batch, ctx):
+        return self.gain * (batch[name + ".start"][:, None] + jnp.arange(leaf.shape[0])[None])
+
+    def views(self, name, leaf):
+        return self.votes
+
+    def colours(self, leaf):
+        return (0.5,), (0.25,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ramps(methods.Method):
+    name = "ramps"
+
+    @property
+    def batch_spec(self):
+        return {"ramp_a": Leaf((4,)), "volume": Leaf((4, 4, 6, 1))}
