@@ -1,7 +1,8 @@
 """facebookresearch/AudioMAE and DBD-research-group/Bird-MAE: pretraining, classifier, prototypical probing.
 
-Spectrograms on their side are [b, 1, time, mel]; state dicts have timm's names. Rules of the released files: Audio-MAE's
-pretrained.pth is `audiomae_rules`, its finetuned.pth `classifier_rules`; Bird-MAE's checkpoints are `birdmae_rules`.
+Spectrograms on their side are [b, 1, time, mel]; state dicts have timm's names. The released files: Audio-MAE's
+pretrained.pth has the names of `audiomae_rules`, its finetuned.pth those of `classifier_rules`; Bird-MAE's checkpoints
+those of `birdmae_rules`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,8 +108,8 @@ def audiomae_method(config: Mapping[str, Any]) -> BirdMAE:
     o = options(config, known, what="MaskedAutoencoderViT", only={"decoder_mode": (0, 1)}, inert=INERT)
     if o["in_chans"] != (1 if o["audio_exp"] else 3):
         raise UserError(
-            f"MaskedAutoencoderViT with audio_exp={o['audio_exp']} and in_chans={o['in_chans']} has no counterpart here: "
-            f"their patches are of 1 channel with audio_exp, else of 3."
+            f"MaskedAutoencoderViT with audio_exp={o['audio_exp']} and in_chans={o['in_chans']} has no counterpart "
+            f"here: their patches are of 1 channel with audio_exp, else of 3."
         )
     overlapped, windowed = bool(o["use_custom_patch"]), o["decoder_mode"] == 1
     window = 6 if overlapped else 4

@@ -34,8 +34,8 @@ def lines(
 ) -> Float[Array, "b n"]:
     """Whole rows and whole columns of the grid are hidden; keep[0] rows x keep[1] columns have the lowest scores.
 
-    Rows and columns are drawn independently (Audio-MAE's time and frequency masking, Huang et al. 2022), from the streams
-    `name`_rows and `name`_columns.
+    Rows and columns are drawn independently (Audio-MAE's time and frequency masking, Huang et al. 2022), from the
+    streams `name`_rows and `name`_columns.
 
     Args:
       order: of the kept tokens: "raster", or "drawn", rows and columns each in the order of their draw.

@@ -1,5 +1,5 @@
-"""Masked Autoencoders that Listen (Huang et al., 2022; NeurIPS 2022; arXiv 2207.06405) and Bird-MAE (Rauch et al., 2025;
-arXiv 2504.12880): MAE on log-mel spectrograms as images of one channel, (time, mel).
+"""Bird-MAE (Rauch et al., 2025; arXiv 2504.12880) and what it adapts, Masked Autoencoders that Listen (Audio-MAE, Huang
+et al., 2022; NeurIPS 2022; arXiv 2207.06405): MAE on log-mel spectrograms as images of one channel, (time, mel).
 
 Quirks of the authors' code that are kept here: the table of positions is made for a grid of (mel, time), but added to
 tokens in order of (time, mel), so that token n gets the position (n // T, n % T) (`transposed`; published weights need
@@ -31,7 +31,12 @@ from mae_jax.nets.window import WindowDecoder, Windows
 from mae_jax.targets import pixels
 from mae_jax.tokens import positions
 from mae_jax.tokens.grid import (
-    grid_shape, overlapped_shape, patchify, patchify_overlapped, unpatchify, unpatchify_overlapped,
+    grid_shape,
+    overlapped_shape,
+    patchify,
+    patchify_overlapped,
+    unpatchify,
+    unpatchify_overlapped,
 )  # fmt: skip
 
 
@@ -45,8 +50,8 @@ class BirdMAE(Method):
       stride: from patch to patch where they overlap (Audio-MAE: 10); None: they do not.
       channels: of the input.
       dim, depth, heads, mlp_ratio: the encoder.
-      decoder_blocks: "plain", MAE's; "window", attention in windows (Audio-MAE's published decoder); "window_v2", the same
-        with Swin v2's blocks (an ablation of Bird-MAE).
+      decoder_blocks: "plain", MAE's; "window", attention in windows (Audio-MAE's published decoder); "window_v2", the
+        same with Swin v2's blocks (an ablation of Bird-MAE).
       decoder_dim, decoder_depth, decoder_heads, decoder_mlp_ratio: the decoder.
       window, shift: of the windowed decoders, in tokens along (time, mel); every other block is shifted.
       mask: "random" patches, or "lines", whole columns of time and whole rows of mel bins (Audio-MAE, Fig. 2).
@@ -141,8 +146,8 @@ class BirdMAE(Method):
         check_width(self.decoder_dim, self.decoder_heads, axes=2, part="decoder_")
         if self.decoder_blocks != "plain" and self.grid[1] % min(self.grid[1], self.window[1]):
             raise UserError(
-                f"method.window={self.window} does not divide the {self.grid[1]} mel rows of patches (grid {self.grid}): "
-                f"take a divisor of {self.grid[1]} as its second number."
+                f"method.window={self.window} does not divide the {self.grid[1]} mel rows of patches (grid "
+                f"{self.grid}): take a divisor of {self.grid[1]} as its second number."
             )
 
     def _kept(self, time: float, mel: float) -> tuple[int, int]:

@@ -62,6 +62,11 @@ class Modality:
         """(mean, std) that bring a picture of the leaf's space back to [0, 1]; empty where it lies there."""
         return (), ()
 
+    @property
+    def together(self) -> bool:
+        """Whether `device` mixes samples with others of the batch, which then comes whole."""
+        return False
+
     def arrived(self, name: str, leaf: Leaf, batch: Mapping[str, Array]) -> bool:
         """Whether a batch holds all that `device` reads."""
         return set(self.travels(name, leaf)) <= set(batch)

@@ -95,9 +95,9 @@ class Last(nn.Module):
 def feature_map(features: Features, focal: bool = True) -> Float[Array, "b h w d"]:
     """Patch tokens after the last norm as a map of (mel, time) places; `focal`: minus the class token.
 
-    As the authors lay it out: tokens in their order of (time, mel) are read as if it were (mel, time), so that neighbours
-    in the map are none in the spectrogram. With prototypes of one place their maximum does not see that, but for what
-    `double` interpolates.
+    As the authors lay it out: tokens in their order of (time, mel) are read as if it were (mel, time), so that
+    neighbours in the map are none in the spectrogram. With prototypes of one place their maximum does not see that, but
+    for what `double` interpolates.
     """
     x = features.normed
     if focal:

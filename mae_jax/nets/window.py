@@ -28,7 +28,7 @@ APART = -100.0  # added to the logit of a pair that the shift brought together
 
 
 class Windows:
-    """How windows lie on a grid of (rows, columns). An axis that is not longer than its window is one window, unshifted.
+    """How windows lie on a grid of (rows, columns). An axis no longer than its window is one window, and not shifted.
 
     Attributes:
       padded: the grid with its rows filled up to whole windows.
