@@ -58,7 +58,7 @@ class Optim:
     name: str = "adamw"  # adamw, adam (weight decay inside the gradient), lamb, lars, sgd
     learning_rate: float = 1.5e-4  # before `scaling`
     scaling: Literal["linear", "sqrt", "none"] = "linear"  # peak = learning_rate * batch / 256 | sqrt(batch) / 4 | 1
-    schedule: Literal["cosine", "cosine_inclusive", "linear", "constant"] = (
+    schedule: Literal["cosine", "cosine_inclusive", "cosine_linspace", "linear", "constant"] = (
         "cosine"  # after warm-up (train/schedules.py)
     )
     warmup: int = 0  # steps
@@ -134,6 +134,7 @@ class Transfer:
     task: Literal["none", "finetune", "segment"] = "none"  # what a run of this config trains
     init: str = ""  # which weights it started from, by name and content: filled in
     classes: int = 0  # filled in from the data
+    multilabel: bool = False  # the same: a record may be of several classes
     recipe: str = "auto"  # "auto": by the encoder's width
     labels_per_class: int | None = None  # so many records of each class; None: all. Holds for `evaluate` too
     labels_seed: int = 0  # of their draw; the draw of fewer is part of that of more

@@ -49,6 +49,14 @@ TINY: dict[str, dict[str, Any]] = {
         task="graph", nodes=10, edges=26, features=6, dim=16, depth=2, heads=2, norm="layer", residual=True,
         concat_hidden=True, replace_ratio=0.2, drop_edge=0.2, alpha=2.0,
     ),
+    "videomae": dict(
+        frames=4, image_size=(8, 12), patch=4, dim=16, depth=2, heads=2, decoder_dim=12, decoder_depth=1,
+        decoder_heads=3, mask_ratio=0.7,
+    ),
+    "videomaev2": dict(
+        frames=8, image_size=(8, 16), patch=(4, 2), dim=16, depth=2, heads=2, decoder_dim=12, decoder_depth=1,
+        decoder_heads=3, mask_ratio=0.8, cosine=True,
+    ),
 }  # fmt: skip
 
 
@@ -80,6 +88,8 @@ DECLARED: dict[tuple[str, str], str] = {
     ("birdmae", "cost"): "the network of positions runs once per batch: tests/methods/test_birdmae.py has its own",
     ("birdmae", "leak"): "reads spectrograms: tests/methods/test_birdmae.py has its own",
     ("hiendmae", "leak"): "reads volumes: tests/methods/test_hiendmae.py has its own",
+    ("videomae", "leak"): "reads clips: tests/methods/test_videomae.py has its own",
+    ("videomaev2", "leak"): "reads clips: tests/methods/test_videomaev2.py has its own",
 }
 
 

@@ -55,6 +55,15 @@ def soft_targets(
     return smooth(labels) * share + smooth(labels[::-1] if partners is None else partners) * (1.0 - share)
 
 
+def mixed_labels(
+    labels: Int[Array, "b c"], smoothing: float, lam: Float[Array, " b"] | float, partners: Int[Array, "b c"]
+) -> Float[Array, "b c"]:
+    """Targets of 0 and 1 for each class, moved towards 1/2 by `smoothing`, mixed lam : 1 - lam with the partner's."""
+    share = jnp.broadcast_to(jnp.asarray(lam, jnp.float32), labels.shape[:1])[:, None]
+    mixed = labels * share + partners * (1.0 - share)
+    return mixed * (1.0 - smoothing) + smoothing / 2
+
+
 def mixup(images: Float[Array, "b h w c"], lam: Scalar | float) -> Float[Array, "b h w c"]:
     """Return lam * images + (1 - lam) * reversed batch."""
     return images * lam + images[::-1] * (1.0 - lam)

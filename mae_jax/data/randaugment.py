@@ -86,6 +86,11 @@ class RandAugment:
         return max(0.0, min(level, self.largest))
 
 
+def mean_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
+    """The mean of normalisation as a colour 0..255: the `fill` of recipes."""
+    return tuple(min(255, round(255 * m)) for m in mean)
+
+
 def apply(
     name: str,
     picture: Picture,

@@ -67,5 +67,5 @@ class Clip:
         if self.gain and rng is not None:
             x = x * np.float32(rng.beta(self.gain, self.gain) + 0.5)
         features = fbank(x, self.front)
-        fill = float(features.min(initial=0.0)) if self.padding == "minimum" else 0.0
+        fill = float(features.min()) if self.padding == "minimum" and len(features) else 0.0
         return fitted(features, self.frames, fill)[:, :, None]

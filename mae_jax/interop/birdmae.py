@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
@@ -18,7 +19,7 @@ from mae_jax.interop.golden import Golden
 from mae_jax.interop.names import Constant, Rule, Rules, Transform, Unused, transpose
 from mae_jax.interop.options import REQUIRED, options
 from mae_jax.interop.parity import Prepared, gradient_norms
-from mae_jax.losses.asymmetric import asymmetric, binary_cross_entropy
+from mae_jax.losses.asymmetric import asymmetric
 from mae_jax.methods.birdmae import BirdMAE
 from mae_jax.nets.layers import apply
 from mae_jax.nets.prototypes import PrototypeHead, feature_map, orthogonality
@@ -233,7 +234,7 @@ def prepare_classifier(golden: Golden) -> Prepared:
 
     def loss(params: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         logits, _, _ = method.logits(params, REST, batch, ctx=Context(jax.random.key(0), given=draws), train=True)
-        return binary_cross_entropy(logits, labels).mean(), logits
+        return optax.sigmoid_binary_cross_entropy(logits, labels).mean(), logits
 
     def run(params: dict[str, Any]) -> dict[str, Any]:
         (value, dropped), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -243,7 +244,7 @@ def prepare_classifier(golden: Golden) -> Prepared:
             "features": features,
             "logits_masked": dropped,
             "loss_masked": value,
-            "loss": binary_cross_entropy(logits, labels).mean(),
+            "loss": optax.sigmoid_binary_cross_entropy(logits, labels).mean(),
             **gradient_norms(rules, gradient),
         }
 

@@ -1,6 +1,6 @@
 """Name maps of the parts that most published Transformers share (timm's names)."""
 
-from mae_jax.interop.names import Rule, patch_kernel, transpose
+from mae_jax.interop.names import Rule, Transform, patch_kernel, transpose
 
 
 def linear(theirs: str, ours: str) -> list[Rule]:
@@ -28,4 +28,16 @@ def blocks(theirs: str, ours: str) -> list[Rule]:
         *norm(f"{block}.{{norm:norm[12]}}", f"{mine}/{{norm}}"),
         *linear(f"{block}.attn.{{layer:qkv|proj}}", f"{mine}/attn/{{layer}}"),
         *linear(f"{block}.mlp.{{layer:fc1|fc2}}", f"{mine}/mlp/{{layer}}"),
+    ]
+
+
+def beit_blocks(theirs: str, ours: str) -> list[Rule]:
+    """The same with what BEiT's have besides, where they have it: biases of q and v apart, layer scale, cosine scale."""
+    block, mine = theirs + r".{i:\d+}", ours + "/{i}"
+    flat = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1))  # (heads, 1, 1) <-> (heads,)
+    return [
+        *blocks(theirs, ours),
+        Rule(f"{block}.attn.{{name:[qv]_bias}}", f"{mine}/attn/{{name}}"),
+        Rule(f"{block}.attn.scale", f"{mine}/attn/scale", flat),
+        Rule(f"{block}.gamma_{{k:[12]}}", f"{mine}/scale{{k}}/gamma"),
     ]

@@ -127,7 +127,8 @@ def _rows(batches: Any, source: Source, encode: Callable, opened: Opened) -> Ite
             wrong = numbers[~np.isfinite(found["features"]).all(axis=1)]
             raise UserError(f"the features of {source.where(int(wrong[0]))} are not finite: the weights have diverged.")
         names = [source.name(int(i)) for i in numbers]
-        classes = [source.classes[c] if 0 <= c < len(source.classes) else "" for c in labels]
+        name = lambda c: source.classes[c] if 0 <= c < len(source.classes) else ""
+        classes = [";".join(map(name, np.flatnonzero(c == 1))) if source.multilabel else name(c) for c in labels]
         yield {**found, "name": names, "label": labels.astype(np.int64), "class": classes}
 
 

@@ -1,14 +1,8 @@
-"""Losses of several labels per sample: binary cross entropy, and the asymmetric loss."""
+"""The asymmetric loss of several labels per sample."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
-
-
-def binary_cross_entropy(logits: Float[Array, "*b c"], labels: Shaped[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """-(y log p + (1 - y) log(1 - p)) of every class, p = sigmoid(logit), in float32; labels in [0, 1]."""
-    x, y = logits.astype(jnp.float32), labels.astype(jnp.float32)
-    return -(y * jax.nn.log_sigmoid(x) + (1 - y) * jax.nn.log_sigmoid(-x))
 
 
 def asymmetric(

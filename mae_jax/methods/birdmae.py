@@ -129,7 +129,7 @@ class BirdMAE(Method):
         out = math.prod(sizes(self.patch)) * self.channels
         kind: Literal["sincos", "learned"] = "learned" if self.decoder_learned_positions else "sincos"
         if self.decoder_blocks == "plain":
-            return Decoder(shape, out, kind, self.transposed)
+            return Decoder(shape, out, positions=kind, transposed=self.transposed)
         blocks: Literal["early", "v2"] = "early" if self.decoder_blocks == "window" else "v2"
         return WindowDecoder(shape, out, self.window, self.shift, blocks, kind, self.transposed)
 

@@ -1,7 +1,7 @@
 """Masked Autoencoders Are Scalable Vision Learners (He et al., 2021; CVPR 2022). arXiv 2111.06377.
 
 Hide 75 % of an image's patches, encode the visible ones with a plain ViT, and let a small decoder regress the hidden
-pixels. Section 3 of the paper is `loss`, line by line.
+pixels. Section 3 of the paper is `loss`, line by line; the network is nets/autoencoder.py.
 
 Quirks of the authors' code that are kept here: the variance of normalised targets is unbiased and its epsilon lies
 inside the root; the first half of the position table encodes the column; the class token runs through encoder and
@@ -13,8 +13,6 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mae_jax.core.keys import Context
@@ -23,12 +21,11 @@ from mae_jax.losses.masked import masked_mean, squared_error
 from mae_jax.masking import scores
 from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
-from mae_jax.nets import flops
+from mae_jax.nets.autoencoder import Autoencoder
 from mae_jax.nets.block import Transformer, check_width, drop_paths
 from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Decoder, Encoder, sizes
-from mae_jax.targets import pixels
-from mae_jax.tokens.grid import grid_shape, patchify, unpatchify
+from mae_jax.tokens.grid import grid_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,31 +89,22 @@ class MAE(Method):
         )  # fmt: skip
         return Decoder(shape, out=math.prod(sizes(self.patch)) * self.channels)
 
+    @property
+    def net(self) -> Autoencoder:
+        return Autoencoder(self.encoder, sizes(self.image_size), self.channels, self.decoder, self.norm_pix)
+
     def check(self) -> None:
         check_hides(self.mask_ratio, math.prod(self.grid))
         check_width(self.dim, self.heads, axes=2)
         check_width(self.decoder_dim, self.decoder_heads, axes=2, part="decoder_")
 
     def cost(self) -> Cost:
-        n, p, d = math.prod(self.grid), int(self.class_token), self.dim
-        k, pixels_per_token = keep_count(n, self.mask_ratio), math.prod(sizes(self.patch)) * self.channels
-        forward = (
-            flops.dense(n, pixels_per_token, d)  # as published: we embed only the k visible ones
-            + self.depth * flops.block(k + p, d, self.mlp_ratio)
-            + flops.dense(k + p, d, self.decoder_dim)
-            + self.decoder_depth * flops.block(n + p, self.decoder_dim, self.mlp_ratio)
-            + flops.dense(n, self.decoder_dim, pixels_per_token)
-        )
-        return Cost(forward=forward, tokens=n, visible=k)
+        n = math.prod(self.grid)
+        k = keep_count(n, self.mask_ratio)
+        return Cost(forward=self.net.flops(k), tokens=n, visible=k)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
-        image = batch["image"]
-        n = math.prod(self.grid)
-        mask = select(jnp.zeros((image.shape[0], n)), keep_count(n, self.mask_ratio))
-        encoder_key, decoder_key = jax.random.split(key)
-        visible, encoder = self.encoder.init_with_output(encoder_key, image, mask)
-        decoder = self.decoder.init(decoder_key, visible.normed, mask, self.grid, visible.prefix)
-        return {"encoder": encoder["params"], "decoder": decoder["params"]}, {}
+        return self.net.init(key, keep_count(math.prod(self.grid), self.mask_ratio)), {}
 
     def mask(self, ctx: Context, image: Float[Array, "b h w c"]) -> Mask:
         """Which patches are hidden: uniformly drawn ones (Sec. 3). A variation that hides others overrides this."""
@@ -126,16 +114,11 @@ class MAE(Method):
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
         image, valid = batch["image"], batch.get("valid_tokens")
         mask = self.mask(ctx, image)
-        visible = apply(self.encoder, params["encoder"], image, mask, valid)
-        pred = apply(self.decoder, params["decoder"], visible.normed, mask, self.grid, visible.prefix, valid)
-        target = patchify(image, sizes(self.patch))
-        if self.norm_pix:
-            target = pixels.normalise(target)
+        visible = self.net.encode(params, image, mask, valid)
+        pred = self.net.decode(params, visible, mask, valid)
+        target = self.net.target(image)
         loss, weight = masked_mean(squared_error(pred, target), mask.hidden, valid)
-        seen = {
-            "latent": jnp.concatenate([visible.prefix, visible.normed], axis=1), "hidden": mask.hidden,
-            "restore_ids": mask.restore_ids, "pred": pred, "target": target,
-        }  # fmt: skip
+        seen = self.net.seen(visible, mask, pred, target)
         return loss, Aux(stats=dict(rest["stats"]), metrics={"loss": loss}, weight=weight, seen=seen)
 
     def encode(
@@ -145,6 +128,4 @@ class MAE(Method):
         return apply(self.encoder, params["encoder"], batch["image"], None, batch.get("valid_tokens"), drop)
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
-        tokens = patchify(batch["image"], sizes(self.patch))
-        painted = pixels.paint(tokens, seen["pred"], seen["hidden"], normalised=self.norm_pix)
-        return {name: unpatchify(t, self.grid, sizes(self.patch)) for name, t in painted.items()}
+        return self.net.pictures(seen, batch["image"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mae_jax.losses.similarity import unit
 from mae_jax.nets.layers import Initializer, dense, xavier
 
 Bias = bool | Literal["qv"]
@@ -64,6 +66,9 @@ def attend(
     return jnp.matmul(attention_weights(q, k, scale, valid, bias).astype(v.dtype), v)
 
 
+LOG_100 = 4.6052  # as VideoMAE V2 writes it
+
+
 class Attention(nn.Module):
     """Self-attention with one fused projection; its columns are q, k, v, heads contiguous inside each.
 
@@ -71,6 +76,8 @@ class Attention(nn.Module):
       heads: number of heads. Each is dim // heads wide, also where that leaves a remainder (CAE-L: 12 heads of 85).
       qkv_bias: whether the fused projection has a bias; "qv": vectors `q_bias` and `v_bias`, none for the keys (BEiT).
       scale: of the logits; None is (dim // heads)^-0.5.
+      cosine: logits are cosines times exp(`scale`), a learned number per head of at most log 100, at the start log 10
+        (Swin V2; VideoMAE V2's cos_attn).
     """
 
     heads: int
@@ -78,6 +85,7 @@ class Attention(nn.Module):
     scale: float | None = None
     dtype: Any = jnp.float32
     kernel_init: Initializer = xavier
+    cosine: bool = False
 
     @nn.compact
     def __call__(
@@ -96,6 +104,10 @@ class Attention(nn.Module):
             qkv = qkv + jnp.concatenate([q_bias, jnp.zeros(inner), v_bias])[None, None].astype(qkv.dtype)
         q, k, v = qkv.reshape(b, n, 3, self.heads, c).transpose(2, 0, 3, 1, 4)
         scale = c**-0.5 if self.scale is None else self.scale
+        if self.cosine:
+            own = self.param("scale", nn.initializers.constant(math.log(10.0)), (self.heads,))
+            factor = jnp.exp(jnp.minimum(own, LOG_100))[None, :, None, None]
+            q, k, scale = (unit(q) * factor).astype(v.dtype), unit(k).astype(v.dtype), 1.0
         weights = attention_weights(q, k, scale, valid, bias)
         if (found := _RECORD.get()) is not None:
             found.append(weights)

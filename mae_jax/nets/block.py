@@ -31,6 +31,7 @@ class Transformer:
       activation: of the MLP: "gelu", exact; "gelu_tanh", its tanh approximation (Flax's default); "quick_gelu",
         x sigmoid(1.702 x) (CLIP).
       kernel_init: of every linear layer.
+      cosine: whether attention goes by cosines (nets/attention.py).
     """
 
     dim: int
@@ -43,6 +44,7 @@ class Transformer:
     layer_scale: float | None = None
     activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
     kernel_init: Initializer = xavier
+    cosine: bool = False
     compute: Compute = Compute()
 
 
@@ -112,7 +114,7 @@ class Block(nn.Module):
         s, dtype = self.shape, self.shape.compute.dtype
         x = shard(x)
         y = LayerNorm(s.norm_eps, dtype, name="norm1")(x)
-        y = Attention(s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, name="attn")(y, valid, bias)
+        y = Attention(s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, s.cosine, name="attn")(y, valid, bias)
         x = Residual(s.layer_scale, name="scale1")(x, y, None if drop is None else drop[:, 0])
         y = LayerNorm(s.norm_eps, dtype, name="norm2")(x)
         y = Mlp(int(s.dim * s.mlp_ratio), dtype, s.activation, s.kernel_init, name="mlp")(y)

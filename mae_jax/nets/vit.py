@@ -24,7 +24,8 @@ class Encoder(nn.Module):
 
     Attributes:
       patch: patch size along each axis.
-      positions: "sincos", fixed, made for whatever size comes in; "learned", a parameter of `grid`'s size; "none".
+      positions: "sincos", fixed, made for whatever size comes in; "flat", the same of tokens counted through (VideoMAE);
+        "learned", a parameter of `grid`'s size; "none".
       grid: number of patches along each axis, needed for learned positions.
       class_position: whether learned positions have a row for the class token.
       first: which axis has the first channels of a fixed table (tokens/positions.py).
@@ -40,7 +41,7 @@ class Encoder(nn.Module):
     shape: Transformer
     patch: tuple[int, ...]
     class_token: bool = True
-    positions: Literal["sincos", "learned", "none"] = "sincos"
+    positions: Literal["sincos", "flat", "learned", "none"] = "sincos"
     grid: tuple[int, ...] = ()
     final_norm: bool = True
     first: Order = "column"
@@ -109,6 +110,8 @@ class Encoder(nn.Module):
         if self.positions == "sincos":
             table = positions.sincos(self.shape.dim, grid, first=self.first, transposed=self.transposed)
             return none, jnp.asarray(table)
+        if self.positions == "flat":
+            return none, jnp.asarray(positions.flat_sincos(self.shape.dim, math.prod(grid)))
         rows = p if self.class_position else 0
         table = self.param("pos_embed", self.position_init, (1, math.prod(self.grid) + rows, self.shape.dim))
         if grid != self.grid:
@@ -122,12 +125,14 @@ class Decoder(nn.Module):
     Attributes:
       shape: its own, narrower and shallower than the encoder's.
       out: values predicted per token.
+      first: which axis has the first channels of its fixed table (tokens/positions.py).
       positions: "sincos", fixed; "learned", a parameter with a row for the class token, which starts as that table.
       transposed: of the table, as the encoder's.
     """
 
     shape: Transformer
     out: int
+    first: Order = "column"
     positions: Literal["sincos", "learned"] = "sincos"
     transposed: bool = False
 
@@ -145,7 +150,7 @@ class Decoder(nn.Module):
         x = latent if prefix is None else jnp.concatenate([prefix, latent], axis=1)
         x = dense(self.shape.dim, "embed", dtype, kernel_init=self.shape.kernel_init)(x)
         fill = self.param("mask_token", token_init, (1, 1, self.shape.dim)).astype(dtype)
-        table = positions.sincos(self.shape.dim, grid, transposed=self.transposed)
+        table = positions.sincos(self.shape.dim, grid, first=self.first, transposed=self.transposed)
         head = x[:, :p]
         if self.positions == "learned":
             pos = self.param(
@@ -182,8 +187,8 @@ class Classifier(nn.Module):
 
     Attributes:
       pool: what the head reads. "mean" of the patch tokens before the last norm, then a norm of its own (`fc_norm`);
-        "class", the class token after the last norm; "raw_class", before it; "attentive", a learned query's view of
-        all tokens after the last norm.
+        "class", the class token after the last norm; "raw_class", before it; "first", the first patch token after it
+        (VideoMAE without mean pooling); "attentive", a learned query's view of all tokens after the last norm.
       head_std: of the truncated normal that initialises the head: 2e-5 to fine-tune, 0.01 to probe.
       positions, first: of the encoder.
       feature_norm: eps of a batch norm without scale and offset before the head, as probes have (MAE, Appendix A.1:
@@ -195,9 +200,9 @@ class Classifier(nn.Module):
     size: tuple[int, ...]
     patch: tuple[int, ...]
     class_token: bool = True
-    pool: Literal["mean", "class", "raw_class", "attentive"] = "mean"
+    pool: Literal["mean", "class", "raw_class", "first", "attentive"] = "mean"
     head_std: float = 2e-5
-    positions: Literal["sincos", "learned", "none"] = "learned"
+    positions: Literal["sincos", "flat", "learned", "none"] = "learned"
     first: Order = "column"
     feature_norm: float | None = None
 
@@ -208,7 +213,7 @@ class Classifier(nn.Module):
         """Return (logits, the pooled features); with `train` a batch norm before the head takes the batch's moments."""
         features = Encoder(
             self.shape, self.patch, self.class_token, positions=self.positions, grid=grid_shape(self.size, self.patch),
-            final_norm=self.pool in ("class", "attentive"), first=self.first, name="encoder",
+            final_norm=self.pool in ("class", "first", "attentive"), first=self.first, name="encoder",
         )(image, drop=drop)  # fmt: skip
         if self.pool == "mean":
             pooled = LayerNorm(self.shape.norm_eps, name="fc_norm")(features.tokens.astype(jnp.float32).mean(axis=1))
@@ -216,7 +221,8 @@ class Classifier(nn.Module):
             tokens = jnp.concatenate([features.prefix, features.normed], axis=1)
             pooled = AttentivePool(self.shape, name="attend")(tokens).astype(jnp.float32)
         else:
-            pooled = features.prefix[:, 0].astype(jnp.float32)
+            rows = features.normed if self.pool == "first" else features.prefix
+            pooled = rows[:, 0].astype(jnp.float32)
         read = pooled
         if self.feature_norm is not None:
             read = BatchNorm(self.feature_norm, affine=False, name="feature_norm")(pooled, train=train)

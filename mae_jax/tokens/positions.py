@@ -52,6 +52,18 @@ def sincos(dim: int, grid: tuple[int, ...], *, first: Order = "column", transpos
     return np.concatenate(list(parts), axis=-1).astype(np.float32)
 
 
+def flat_sincos(dim: int, n: int) -> np.ndarray:
+    """Return the fixed table [n, dim] float32 of tokens counted through, whatever the axes of their grid (VideoMAE).
+
+    Sine and cosine alternate, as in "Attention is all you need": channel j of token i holds sin (even j) or cos (odd j)
+    of i / 10000^(2 floor(j / 2) / dim).
+
+    Raises UserError where `dim` is odd.
+    """
+    halves = sincos(dim, (n,))
+    return np.stack([halves[:, : dim // 2], halves[:, dim // 2 :]], axis=2).reshape(n, dim)
+
+
 def with_prefix(table: np.ndarray, n: int) -> np.ndarray:
     """Return [n + tokens, dim]: `n` zero rows (class and register tokens carry no position) before the
     table.

@@ -18,11 +18,11 @@ def train_batches(run: Run, source: Source, start: int) -> pipeline.Batches:
     )
 
 
-def eval_batches(run: Run, source: Source, start: int = 0) -> pipeline.Batches:
-    """The split once, in order, without augmentation, from batch number `start` on."""
+def eval_batches(run: Run, source: Source, start: int = 0, view: int = 0) -> pipeline.Batches:
+    """The split once, in order, without augmentation, from batch number `start` on; one of `run.vote_views`."""
     settings = run.config.eval
     return pipeline.eval_batches(
-        source, run.views(False), batch=settings.batch, limit=settings.limit, start=start, **share(run)
+        source, run.views(False, view), batch=settings.batch, limit=settings.limit, start=start, **share(run)
     )
 
 

@@ -42,7 +42,8 @@ def check(method: Method, augment: Augment) -> None:
     _images(augment, images)
     for name, modality in kinds.items():
         modality.check(name, spec[name])
-    _normalisation(method, augment, images)
+    normalised = {name: spec[name] for name, modality in kinds.items() if "mean" in modality.heeds}
+    _normalisation(method, augment, images | normalised)
 
 
 def _on(augment: Augment, key: str) -> bool:
@@ -116,8 +117,8 @@ def coloured(a: Augment, name: str, leaf: Leaf) -> bool:
     return not a.colour_views or (leaf.crop_of or name) in a.colour_views
 
 
-def _normalisation(method: Method, augment: Augment, images: dict[str, Leaf]) -> None:
-    for leaf in images.values():
+def _normalisation(method: Method, augment: Augment, leaves: dict[str, Leaf]) -> None:
+    for leaf in leaves.values():
         if leaf.unit or augment.normalise == "batch":
             continue
         for key, value in (("mean", augment.mean), ("std", augment.std)):

@@ -20,6 +20,7 @@ from mae_jax.augment.normalise import normalise, to_unit, within_batch
 from mae_jax.core.keys import Context
 from mae_jax.core.types import Batch
 from mae_jax.data.canvas import Canvas
+from mae_jax.data.randaugment import mean_colour
 from mae_jax.data.transforms import HostAugment
 from mae_jax.data.views import HostLeaf, Raw, View, Views
 from mae_jax.methods.base import Leaf
@@ -100,7 +101,7 @@ def _host(leaf: Leaf, a: Augment, train: bool) -> HostAugment:
 
 def _policy(a: Augment) -> dict[str, Any]:
     """RandAugment fills what it moves into view with the mean colour."""
-    return {"randaugment": a.randaugment, "fill": tuple(min(255, round(255 * m)) for m in a.mean)}
+    return {"randaugment": a.randaugment, "fill": mean_colour(a.mean)}
 
 
 def _size(leaf: Leaf) -> tuple[int, int]:
@@ -138,7 +139,7 @@ def on_device(spec: Spec, augment: Augment, batch: Batch, ctx: Context | None) -
     drawn = mixup.draw(ctx.key("augment/mix"), size, mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix)
     if "label" in spec:
         labels = out["label"]
-        out |= {"label_partner": labels[::-1], "label_share": jnp.broadcast_to(drawn.lam, labels.shape)}
+        out |= {"label_partner": labels[::-1], "label_share": jnp.broadcast_to(drawn.lam, labels.shape[:1])}
     return out | {name: _mixed(out[name], drawn, bool(augment.cutmix)) for name in seen}
 
 

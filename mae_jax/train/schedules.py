@@ -13,7 +13,14 @@ Schedule = Callable[[Int[Array, ""] | int | float], Float[Array, ""]]
 
 
 def warmup_cosine(
-    peak: float, warmup: int | float, total: int | float, end: float = 0.0, *, start: float = 0.0, last: int = 0
+    peak: float,
+    warmup: int | float,
+    total: int | float,
+    end: float = 0.0,
+    *,
+    start: float = 0.0,
+    last: int = 0,
+    warm_last: int = 0,
 ) -> Schedule:
     """Linear from `start` over `warmup`, then half a cosine down to `end` at `total` (facebookresearch/mae, lr_sched).
 
@@ -21,11 +28,13 @@ def warmup_cosine(
 
     Args:
       last: 1 counts the end in: `end` is reached at step total - 1 (SparK, lr_control).
+      warm_last: 1 counts the warm-up's end in: the peak is reached at step warmup - 1, and stays for another one
+        (VideoMAE and BEiT: a linspace and a cosine, one after the other).
     """
 
     def rate(step):
         falling = cosine(peak, end, (step - warmup) / max(total - last - warmup, 1e-9))
-        rising = start + (peak - start) * step / max(warmup, 1e-9)
+        rising = start + (peak - start) * step / max(warmup - warm_last, 1e-9)
         return jnp.where(step < warmup, rising, falling)
 
     return rate
@@ -59,7 +68,9 @@ def learning_rate(optim: Optim, batch: int, steps: int) -> Schedule:
     if optim.schedule == "linear":
         return warmup_linear(peak, optim.warmup, steps, end, start=optim.warmup_start * peak)
     last = int(optim.schedule == "cosine_inclusive")
-    return warmup_cosine(peak, optim.warmup, steps, end, start=optim.warmup_start * peak, last=last)
+    warm_last = int(optim.schedule == "cosine_linspace")
+    start = optim.warmup_start * peak
+    return warmup_cosine(peak, optim.warmup, steps, end, start=start, last=last, warm_last=warm_last)
 
 
 def weight_decay(optim: Optim, steps: int) -> Schedule:

@@ -12,9 +12,10 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
-from mae_jax.augment.mixup import soft_targets
+from mae_jax.augment.mixup import mixed_labels, soft_targets
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
@@ -38,6 +39,7 @@ class FineTune(Method):
     Attributes:
       inner: the method whose encoder it is; its `compute` holds the drop-path rate.
       classes: of the labels.
+      multilabel: whether a label is a row of 0 and 1, one for each class, each with a sigmoid of its own.
       pool: what the head reads. "mean": the patch tokens' mean before the last norm, then a norm of its own, `fc_norm`
         (MAE, BEiT; the encoder's last norm is left out); "class": the class token after the last norm; "normed_mean":
         the mean after the last norm, without another one.
@@ -49,6 +51,7 @@ class FineTune(Method):
 
     inner: Method
     classes: int
+    multilabel: bool = False
     pool: Pool = "mean"
     smoothing: float = 0.0
     head_std: float = 2e-5
@@ -65,7 +68,7 @@ class FineTune(Method):
     @property
     def batch_spec(self) -> Mapping[str, Leaf]:
         own = {name: leaf for name, leaf in self.inner.batch_spec.items() if name in self.reach.leaves}
-        return own | {"label": Leaf((), "int32")}
+        return own | {"label": Leaf((self.classes,) if self.multilabel else (), "int32")}
 
     @property
     def couples(self) -> tuple[str, ...]:
@@ -124,14 +127,20 @@ class FineTune(Method):
         return logits, pooled, dict(features.stats or {})
 
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
-        """Cross entropy with smoothed labels; where images were mixed, with those of both."""
+        """Cross entropy with smoothed labels, or the mean over classes of binary ones; where images were mixed, with
+        the labels of both."""
         logits, pooled, stats = self.logits(params, rest, batch, ctx=ctx, train=ctx.train)
         label = batch["label"]
         share, partner = batch.get("label_share", 1.0), batch.get("label_partner", label)
-        targets = soft_targets(label, self.classes, self.smoothing, share, partner)
-        loss = soft_cross_entropy(logits, targets).mean()
+        if self.multilabel:
+            loss = optax.sigmoid_binary_cross_entropy(
+                logits, mixed_labels(label, self.smoothing, share, partner)
+            ).mean()
+        else:
+            targets = soft_targets(label, self.classes, self.smoothing, share, partner)
+            loss = soft_cross_entropy(logits, targets).mean()
         metrics = {"loss": loss}
-        if "label_share" not in batch:
+        if "label_share" not in batch and not self.multilabel:
             metrics["train_top1"] = 100 * (logits.argmax(axis=1) == label).mean(dtype=jnp.float32)
         return loss, Aux(stats=stats, metrics=metrics, seen={"logits": logits, "features": pooled})
 

@@ -58,7 +58,9 @@ def finetune_config(
     transfer = filled(asked, choose(asked.recipe, width, shape))
     if asked.randaugment is None and (shape is None or shape[-1] != 3):
         transfer = dataclasses.replace(transfer, randaugment="")  # it knows red, green and blue alone
-    transfer = dataclasses.replace(transfer, task="finetune", init=init, classes=len(source.classes))
+    transfer = dataclasses.replace(
+        transfer, task="finetune", init=init, classes=len(source.classes), multilabel=source.multilabel
+    )
     large = shape is not None and max(shape[:2]) > 224
     recipe = sections(first, transfer, len(source), large)
     layers: list[Any] = [base, start, recipe, file, {"transfer": dataclasses.asdict(transfer)}]
@@ -71,7 +73,8 @@ def make_finetune(config: Config) -> FineTune:
     t = config.transfer
     inner = make_method(config)
     method = FineTune(
-        inner=inner, compute=inner.compute, classes=t.classes, pool=t.pool or "mean", smoothing=t.smoothing or 0.0,
+        inner=inner, compute=inner.compute, classes=t.classes, multilabel=t.multilabel,
+        pool=t.pool or "mean", smoothing=t.smoothing or 0.0,
         head_std=2e-5 if t.head_std is None else t.head_std,
     )  # fmt: skip
     method.check()
@@ -80,7 +83,7 @@ def make_finetune(config: Config) -> FineTune:
 
 def check_labels(source: Source, what: str) -> None:
     """Raise UserError where records have no class."""
-    if not source.classes or source.labels.ndim != 1:
+    if not source.classes or (source.labels.ndim != 1 and not source.multilabel):
         raise UserError(
             f"fine-tuning needs a class for each record, and the {what} split has none: {source.describe()}. Give "
             f"labels (for a folder: one sub-folder per class)."

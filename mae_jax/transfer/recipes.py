@@ -104,7 +104,7 @@ def sections(config: Config, transfer: Transfer, records: int, large: bool) -> d
         "optim": optim,
         "augment": _augment(config.augment, transfer, large),
         "train": {"steps": steps, "batch": batch, "seed": config.train.seed, "precision": config.train.precision},
-        "checkpoint": {"every": every, "keep": 2, "best": "val/top1"},
+        "checkpoint": {"every": every, "keep": 2, "best": "val/map" if transfer.multilabel else "val/top1"},
         "eval": {"every": every, "batch": config.eval.batch, "limit": config.eval.limit},
         "log": {"every": max(1, min(50, steps // 20))},
     }

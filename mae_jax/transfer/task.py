@@ -26,6 +26,7 @@ from mae_jax.weights.store import Weights, write
 
 MODEL = "model.safetensors"
 AVERAGE = "model_average.safetensors"
+NAMES = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
 
 
 def finetune(
@@ -70,14 +71,17 @@ def report(scores: Validation, state: State, workdir: Path) -> None:
     run, found = scores.run, scores.online(state)
     step = int(state["step"])
     out: dict[str, Any] = {name.removeprefix("val/"): round(value, 4) for name, value in found.items()}
-    logged = [r for r in read_jsonl(workdir / "metrics.jsonl") if "val/top1" in r] if jax.process_index() == 0 else []
-    best = max(logged, key=lambda r: r["val/top1"], default=None)
+    main = scores.main
+    logged = (
+        [r for r in read_jsonl(workdir / "metrics.jsonl") if f"val/{main}" in r] if jax.process_index() == 0 else []
+    )
+    best = max(logged, key=lambda r: r[f"val/{main}"], default=None)
     if best is not None:
-        out |= {"best_top1": round(best["val/top1"], 4), "best_step": best["step"]}
+        out |= {f"best_{main}": round(best[f"val/{main}"], 4), "best_step": best["step"]}
     sets = {MODEL: state["params"]} | ({AVERAGE: state["ema"]["average"]} if "average" in state["ema"] else {})
     for name, params in sets.items():
         prefix = "val/" if name == MODEL else "val/average_"
-        metrics = {key: round(found[prefix + key], 4) for key in ("top1", "top5", "loss")}
+        metrics = {key: round(found[prefix + key], 4) for key in (*NAMES, "loss") if prefix + key in found}
         info = {"source": str(workdir), "step": step, "metrics": metrics}
         weights = starting.as_weights(run, params, state["stats"], info, tuple(scores.test.classes))
         if jax.process_index() == 0:
@@ -90,13 +94,16 @@ def report(scores: Validation, state: State, workdir: Path) -> None:
 
 def summary(found: dict[str, Any], records: int) -> str:
     """The scores in a line or two."""
-    line = f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, loss {found['loss']:.4f} on {records} records"
-    if "average_top1" in found:
-        line += f"\naverage of the weights: top-1 {found['average_top1']:.2f} %, top-5 {found['average_top5']:.2f} %"
-    if "best_top1" in found:
-        line += (f"\nbest top-1 {found['best_top1']:.2f} % at step {found['best_step']} (chosen on these records; its "
-                 "checkpoint is kept)")  # fmt: skip
+    line = f"{_named(found)}, loss {found['loss']:.4f} on {records} records"
+    if average := _named(found, "average_"):
+        line += f"\naverage of the weights: {average}"
+    if best := _named(found, "best_"):
+        line += f"\nbest {best} at step {found['best_step']} (chosen on these records; its checkpoint is kept)"
     return line
+
+
+def _named(found: dict[str, Any], prefix: str = "") -> str:
+    return ", ".join(f"{name} {found[prefix + key]:.2f} %" for key, name in NAMES.items() if prefix + key in found)
 
 
 # Protocols of `mae_jax evaluate` ----------------------------------------------------------------------------------
@@ -137,7 +144,9 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
             f"{f', which are not the same: {odd}' if names and odd else ''}; its scores would mean nothing."
         )
     config = opened.config
-    transfer = Transfer(task="finetune", classes=kernel.shape[1], pool=about.get("pool", "mean"))
+    transfer = Transfer(
+        task="finetune", classes=kernel.shape[1], pool=about.get("pool", "mean"), multilabel=test_source.multilabel
+    )
     run = build(config, method=make_finetune(dataclasses.replace(config, transfer=transfer)))
     shapes = run.shapes
     merged = {**weights.params, **weights.head["params"]}

@@ -17,6 +17,7 @@ from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
 from mae_jax.data.sources.graphs_read import TU, Planetoid
 from mae_jax.data.sources.imagenette import Imagenette
 from mae_jax.data.sources.mixture import Mixture
+from mae_jax.data.sources.moving_digits import MovingDigits
 from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.parquet import Parquet
 from mae_jax.data.sources.photos import Photos
@@ -42,6 +43,7 @@ SOURCES: dict[str, type] = {
     "graphs_npz": GraphsNpz,
     "imagenette": Imagenette,
     "mixture": Mixture,
+    "moving_digits": MovingDigits,
     "networkx": Networkx,
     "npz": Npz,
     "parquet": Parquet,

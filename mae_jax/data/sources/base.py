@@ -29,7 +29,9 @@ class Source(ABC):
     arrays that are its attributes reach other processes as a file that all map (names.py).
 
     Attributes:
-        labels: int32 [n], -1 where unlabelled; [n, tokens] where every token (node) of a record has one.
+        labels: int32 [n], -1 where unlabelled; [n, tokens] where every token (node) of a record has one; [n, classes]
+            of 0 and 1 where `multilabel`.
+        multilabel: whether a record may be of several classes, or of none; a row of -1 is unlabelled.
         classes: the name of each label, or () when unlabelled.
         segments: the names of the classes of pixels, where records have a "segmentation" (data/annotation.py).
         shuffled: whether the records are stored in random order, so that a slice of them is a random sample.
@@ -39,6 +41,7 @@ class Source(ABC):
     labels: np.ndarray
     classes: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
+    multilabel: bool = False
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -59,7 +62,7 @@ class Source(ABC):
 
         Images: {"image": encoded bytes or an array [h, w, c]}. Reading may raise OSError or BadImage.
         """
-        return {"image": self.image(i), "label": int(self.labels[i])}
+        return {"image": self.image(i), "label": label_of(self.labels, i)}
 
     def image(self, i: int) -> bytes | np.ndarray:
         """Encoded bytes, or an array [h, w, c]. A source of something else overrides `__getitem__` instead."""
@@ -120,11 +123,17 @@ class Arrays(Source):
         return f"{self.title}: {len(self)} images {h}x{w}x{c} {self.images.dtype}, {label_phrase(self)}"
 
 
+def label_of(labels: np.ndarray, i: int) -> Any:
+    """Record i's label: an int, or int32 [tokens] or [classes]."""
+    return int(labels[i]) if labels.ndim == 1 else labels[i]
+
+
 def label_phrase(source: Source) -> str:
     """How the records are labelled, for `describe`."""
     if source.segments:
         return f"{len(source.segments)} classes of pixels"
-    return f"{len(source.classes)} classes" if source.classes else "unlabelled"
+    several = ", several per record" if source.multilabel else ""
+    return f"{len(source.classes)} classes{several}" if source.classes else "unlabelled"
 
 
 def split_name(split: str) -> str:

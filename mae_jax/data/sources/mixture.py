@@ -9,7 +9,7 @@ import numpy as np
 from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage
 from mae_jax.data.order import interleave
-from mae_jax.data.sources.base import Part, Source, Spec, label_phrase
+from mae_jax.data.sources.base import Part, Source, Spec, label_of, label_phrase
 
 TRIED = 20  # records of a part that may be unreadable before its leaves are given up
 
@@ -65,6 +65,7 @@ class Mixed(Source):
         self.ends = np.cumsum([len(s) for s in sources])
         _check_leaves(self.sources)
         self.labels, self.classes = united(self.sources)
+        self.multilabel = self.sources[0].multilabel
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -99,9 +100,12 @@ class Mixed(Source):
 
 def united(sources: Sequence[Source]) -> tuple[np.ndarray, tuple[str, ...]]:
     """(labels of all records, classes of all by name, in order of appearance); -1 and () if a source is unlabelled."""
+    if all(s.multilabel for s in sources):
+        return _united_rows(sources)
     shapes = {s.labels.shape[1:] for s in sources}
-    if len(shapes) > 1:
-        raise UserError("Sources cannot be joined of which some have a label per record and others one per token.")
+    if len(shapes) > 1 or any(s.multilabel for s in sources):
+        raise UserError("Sources cannot be joined of which some have a label per record and others one per token, or "
+                        "several per record.")  # fmt: skip
     labels = np.concatenate([s.labels for s in sources]).astype(np.int32)
     if not all(s.classes for s in sources):
         return np.full_like(labels, -1), ()
@@ -113,9 +117,17 @@ def united(sources: Sequence[Source]) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.concatenate(parts), tuple(number)
 
 
-def label_of(labels: np.ndarray, i: int) -> Any:
-    """Record i's label: an int, or int32 [tokens]."""
-    return int(labels[i]) if labels.ndim == 1 else labels[i]
+def _united_rows(sources: Sequence[Source]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`united` of sources with rows of 0 and 1: a class that a source does not know is 0 there."""
+    classes = tuple(dict.fromkeys(c for s in sources for c in s.classes))
+    labels = np.zeros((sum(map(len, sources)), len(classes)), np.int32)
+    start = 0
+    for source in sources:
+        rows = labels[start : start + len(source)]
+        rows[:, [classes.index(c) for c in source.classes]] = source.labels
+        rows[source.labels.min(axis=1) < 0] = -1
+        start += len(source)
+    return labels, classes
 
 
 def _check_leaves(sources: Sequence[Source]) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from mae_jax.core.errors import UserError
 from mae_jax.data.order import permutation
-from mae_jax.data.sources.base import Part, Source, Spec, label_phrase, split_name
-from mae_jax.data.sources.mixture import label_of, united
+from mae_jax.data.sources.base import Part, Source, Spec, label_of, label_phrase, split_name
+from mae_jax.data.sources.mixture import united
 
 SLICES = 1 << 63  # the seed of the order in which slices take records; training's seeds are below
 FEW = 1 << 40  # the part whose permutations draw a few records per class; a mixture has fewer parts
@@ -99,7 +99,7 @@ class Subset(Source):
     def __init__(self, sources: Sequence[Source], picks: Sequence[np.ndarray], splits: Sequence[str], expression: str):
         self.sources, self.splits, self.expression = tuple(sources), tuple(splits), expression
         labels, self.classes = united(self.sources)
-        self.segments = sources[0].segments
+        self.segments, self.multilabel = sources[0].segments, sources[0].multilabel
         firsts = np.append(0, np.cumsum([len(s) for s in sources]))  # of each source, among the records of all
         parts, pieces, start = [], [], 0
         for p, part in enumerate(sources[0].parts):
