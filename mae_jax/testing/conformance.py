@@ -240,18 +240,21 @@ def no_recompile_on_the_second_call(case: Case) -> None:
 
 
 def hidden_tokens_do_not_influence_visible_encodings(case: Case) -> None:
-    """Change only hidden pixels; what the encoder says of the visible ones ("latent" of `Aux.seen`) must stay."""
+    """Change only hidden values; what the encoder says of the visible ones ("latent" of `Aux.seen`) must stay."""
     method, batch, given = case.method, case.batch, case.given
     given = given(method, batch) if callable(given) else given
     _, aux = case.loss(given=given)
     for name in ("hidden", "latent"):
         _expect(name in aux.seen, f"Aux.seen has no '{name}' (else exempt this check, and test it yourself)")
-    patch = tuple(s // g for s, g in zip(batch["image"].shape[1:], method.grid))
+    grid: Any = getattr(method, "grid", None)
+    _expect(grid is not None, "the method has no `grid` of tokens (exempt this check, and test it yourself)")
+    name = next(name for name, x in batch.items() if x.ndim == len(grid) + 2)  # the first that lies on the grid
+    patch = tuple(s // g for s, g in zip(batch[name].shape[1:], grid))
     hidden = aux.seen["hidden"][:, :, None]
-    tokens = patchify(batch["image"], patch)
+    tokens = patchify(batch[name], patch)
 
     def seen(tokens):
-        return case.loss(batch=batch | {"image": unpatchify(tokens, method.grid, patch)}, given=given)[1].seen
+        return case.loss(batch=batch | {name: unpatchify(tokens, grid, patch)}, given=given)[1].seen
 
     other = seen(jnp.where(hidden, 9.0, tokens))
     _same(other["hidden"], aux.seen["hidden"], "the mask depends on hidden pixels")
