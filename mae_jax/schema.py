@@ -143,6 +143,7 @@ class Transfer:
     trained: tuple[str, ...] | None = None  # regular expressions: the encoder's parameters that are trained; None: all
     fresh: tuple[str, ...] = ()  # the same: the encoder's parameters that do not start from the weights
     head_std: float | None = None  # of the head's initial weights
+    dropout: float | None = None  # of what the head reads, in training
     epochs: float | None = None
     steps: int | None = None  # in the place of epochs
     warmup: float | None = None  # epochs; with `steps`, a share of them

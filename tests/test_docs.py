@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mae_jax import modalities
 from mae_jax.schema import SECTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +47,7 @@ def test_every_key_is_on_the_page_with_its_default_and_comment(hooks):
         assert f"\n## {section}\n" in page
         begin = source.index(f"class {cls.__name__}:")
         for field in dataclasses.fields(cls):
-            if (section, field.name) == ("data", "options"):  # never given by a user
+            if field.name == "options":  # never given by a user
                 continue
             row = rows[f"{section}.{field.name}"]
             line = next(text for text in source[begin:] if re.match(rf"    {field.name}: ", text))
@@ -54,6 +55,7 @@ def test_every_key_is_on_the_page_with_its_default_and_comment(hooks):
                 assert line.split("  # ")[1] in row, f"{section}.{field.name}: {row}"
             if isinstance(field.default, int | str | bool | None):
                 assert f"`{field.default!r}`" in row
+    assert {key for key in rows if key.startswith("augment.")} >= {f"augment.{key}" for key in modalities.fields()}
     rules = rows["optim.decay_rules"]  # whose comment stands behind the last of its lines
     assert "first match wins, all must match" in rules
 

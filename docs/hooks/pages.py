@@ -20,7 +20,8 @@ PAGES = {"README.md": "quickstart.md", "ARCHITECTURE.md": "architecture.md", "CO
 NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
     ("Home", [("Contents", "index.md"), ("Quickstart", "quickstart.md")]),
     ("Train", [
-        ("Your own data", "data.md"), ("Prepare once", "prepare.md"), ("Augmentation", "augment.md"),
+        ("Your own data", "data.md"), ("Videos", "video.md"), ("Point clouds", "points.md"), ("Audio", "audio.md"),
+        ("Prepare once", "prepare.md"), ("Augmentation", "augment.md"),
         ("Configs: every key", "configs.md"), ("Verbs", "verbs.md"), ("Reference runs", "reference_runs.md"),
         ("Teachers", "teachers.md"),
     ]),
@@ -30,7 +31,8 @@ NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
         ("Pictures", "pictures.md"), ("Gallery", "gallery.md"),
     ]),
     ("Extend", [
-        ("Your own method", "your_own_method.md"), ("Architecture: adding a method", "architecture.md"),
+        ("Your own method", "your_own_method.md"), ("Adding a modality", "adding-a-modality.md"),
+        ("Architecture: adding a method", "architecture.md"),
         ("Contributing", "contributing.md"),
     ]),
     ("Methods", [("Results", "results.md")]),

@@ -71,12 +71,20 @@ def configs_page() -> str:
         parts.append(f"## {section}\n\n{doc}\n\n{_table(keys_of(PACKAGE / 'schema.py', known[section]), section)}")
         if section == "data":
             parts.append("The keys that each source adds: [data sources](#data-sources).")
+        if section == "augment":
+            parts.append("The keys that each kind of input adds: [modalities](#modalities).")
     parts.append("## method\n\n`method.name` names the method; its other keys are the fields of the method's class.")
     for path, cls in methods():
         parts.append(
             f"### method.name={path.stem}\n\n{_first(path)} "
             f"[Its page](methods/{path.stem}.md), [its file](../mae_jax/methods/{path.name}).\n\n"
             f"{_attributes(docstring(path, cls))}\n\n{_table(keys_of(path, cls), 'method')}"
+        )
+    parts.append("## Modalities\n\nThe keys that kinds of input other than images add to `augment`.")
+    for path, cls in modalities():
+        parts.append(
+            f"### {path.stem}\n\n{_attributes(docstring(path, cls))}\n\n"
+            f"{_table(keys_of(path, cls), 'augment', path.stem + '_')}"
         )
     parts.append("## Data sources\n\n`data.source` names the source; these are the keys that it adds to `data`.")
     for name, (path, cls) in sources().items():
@@ -105,14 +113,14 @@ What may change when a run is resumed: [architecture](../ARCHITECTURE.md#config-
 site is built.*"""
 
 
-def _table(keys: list[Key], section: str) -> str:
+def _table(keys: list[Key], section: str, prefix: str = "") -> str:
     commented = any(key.comment for key in keys)
     rows = ["| key | type | default |" + (" what it is |" if commented else ""), "|---|---|---|" + ("---|" * commented)]
     for key in keys:
-        if section == "data" and key.name == "options":
-            continue  # filled from the source's own keys, never given
+        if section in ("data", "augment") and key.name == "options":
+            continue  # filled from the source's or the modalities' own keys, never given
         default = "**must be given**" if key.default is None else _code(_shorten(key.default))
-        cells = [f"`{section}.{key.name}`", _code(_shorten(key.type)), default]
+        cells = [f"`{section}.{prefix}{key.name}`", _code(_shorten(key.type)), default]
         cells += [_escape(key.comment)] if commented else []
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
@@ -180,6 +188,15 @@ def methods() -> list[tuple[Path, str]]:
             if isinstance(node, ast.ClassDef) and any(ast.unparse(b) == "Method" for b in node.bases):
                 found.append((path, node.name))
     return found
+
+
+def modalities() -> list[tuple[Path, str]]:
+    """(file, class) of every modality."""
+    paths = sorted((PACKAGE / "modalities").glob("*.py"))
+    return [
+        (path, node.name) for path in paths for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(b) == "Modality" for b in node.bases)
+    ]  # fmt: skip
 
 
 def sources() -> dict[str, tuple[Path, str]]:

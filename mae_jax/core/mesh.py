@@ -65,14 +65,17 @@ def state_shardings(state: Any, mesh: Mesh, rules: Sequence[tuple[str, str]] = R
 
 
 def frozen_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """`shapes` with shardings for networks that are only read: every matrix is split over fsdp, vectors are whole."""
+    """`shapes` with shardings for networks that are only read: every matrix is split over fsdp, vectors are whole.
 
-    def one(leaf):
-        rule = "split" if leaf.ndim > 1 else "whole"
+    So are noise "patterns", of which every sample takes a piece.
+    """
+
+    def one(path, leaf):
+        rule = "split" if leaf.ndim > 1 and path.split("/")[-1] != "patterns" else "whole"
         sharding = NamedSharding(mesh, spec(leaf.shape, rule, mesh.shape["fsdp"]))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(one, shapes)
+    return tree.map_with_path(one, shapes)
 
 
 def spec(shape: tuple[int, ...], rule: str, fsdp: int) -> PartitionSpec:

@@ -99,7 +99,7 @@ class Autoencoder:
             + flops.dense(n, d.dim, values)
         )
 
-    def pictures(self, seen: Mapping[str, Array], image: Float[Array, "b h w c"]) -> dict[str, Float[Array, "b h w c"]]:
+    def pictures(self, seen: Mapping[str, Array], image: Float[Array, "b *size c"]) -> dict[str, Array]:
         """Original, masked, reconstruction and pasted, from `Autoencoder.seen`."""
         patch = self.encoder.patch
         painted = pixels.paint(patchify(image, patch), seen["pred"], seen["hidden"], normalised=self.norm_pix)

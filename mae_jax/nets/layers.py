@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.types import Params, Stats
@@ -151,6 +152,11 @@ def conv_bias(fan_in: int) -> nn.initializers.Initializer:
     """U(+-1/sqrt(fan_in)): torch's default bias of a convolution, which MAE keeps for its patch embedding."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def constant(value: np.ndarray) -> Initializer:
+    """A parameter that starts as this array."""
+    return lambda key, shape, dtype=jnp.float32: jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
 def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:

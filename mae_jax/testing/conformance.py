@@ -83,8 +83,8 @@ def case(method: Method, batch: Batch | None = None, *, samples: int = 4, given:
     """A case of a small instance of a method; its batch is drawn (`random_batch`) where none is given."""
     method.check()
     params, stats = jax.jit(method.init)(jax.random.key(0), sample_batch(method))
-    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    frozen = jax.tree.map(lambda s: 0.1 * jax.random.normal(jax.random.key(s.size), s.shape), frozen_shapes(method))
+    params = jax.tree.map(lambda p: jnp.asarray(p + 0.02 * _normal(p.size, p.shape)), jax.device_get(params))
+    frozen = jax.tree.map(lambda s: jnp.asarray(0.1 * _normal(s.size, s.shape)), frozen_shapes(method))
     rest = {"stats": stats, "ema": method.start_ema(params, stats), "frozen": frozen}
     return Case(method, params, rest, random_batch(method, samples) if batch is None else batch, given)
 
@@ -100,8 +100,13 @@ def random_leaf(seed: int, leaf: Leaf, samples: int) -> Any:
     if leaf.dtype == "bool":
         return jnp.ones(shape, bool)
     if leaf.dtype.startswith(("int", "uint")):
-        return jax.random.randint(jax.random.key(1 + seed), shape, 0, 3, leaf.dtype)
-    return jax.random.normal(jax.random.key(1 + seed), shape, leaf.dtype)
+        return jnp.asarray(np.random.default_rng(1 + seed).integers(0, 3, shape).astype(leaf.dtype))
+    return jnp.asarray(_normal(1 + seed, shape), leaf.dtype)
+
+
+def _normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """On the host: a shape that jax has not met costs a compilation."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def check(
@@ -240,18 +245,21 @@ def no_recompile_on_the_second_call(case: Case) -> None:
 
 
 def hidden_tokens_do_not_influence_visible_encodings(case: Case) -> None:
-    """Change only hidden pixels; what the encoder says of the visible ones ("latent" of `Aux.seen`) must stay."""
+    """Change only hidden values; what the encoder says of the visible ones ("latent" of `Aux.seen`) must stay."""
     method, batch, given = case.method, case.batch, case.given
     given = given(method, batch) if callable(given) else given
     _, aux = case.loss(given=given)
     for name in ("hidden", "latent"):
         _expect(name in aux.seen, f"Aux.seen has no '{name}' (else exempt this check, and test it yourself)")
-    patch = tuple(s // g for s, g in zip(batch["image"].shape[1:], method.grid))
+    grid: Any = getattr(method, "grid", None)
+    _expect(grid is not None, "the method has no `grid` of tokens (exempt this check, and test it yourself)")
+    name = next(name for name, x in batch.items() if x.ndim == len(grid) + 2)  # the first that lies on the grid
+    patch = tuple(s // g for s, g in zip(batch[name].shape[1:], grid))
     hidden = aux.seen["hidden"][:, :, None]
-    tokens = patchify(batch["image"], patch)
+    tokens = patchify(batch[name], patch)
 
     def seen(tokens):
-        return case.loss(batch=batch | {"image": unpatchify(tokens, method.grid, patch)}, given=given)[1].seen
+        return case.loss(batch=batch | {name: unpatchify(tokens, grid, patch)}, given=given)[1].seen
 
     other = seen(jnp.where(hidden, 9.0, tokens))
     _same(other["hidden"], aux.seen["hidden"], "the mask depends on hidden pixels")

@@ -54,6 +54,7 @@ class FineTune(Method):
         not still take the batch's statistics (Point-CMAE).
       smoothing: of the labels, before mixing.
       head_std: of the truncated normal that initialises the head.
+      dropout: of the numbers that its linear layer reads, in training.
     """
 
     name: ClassVar[str] = "finetune"
@@ -66,6 +67,7 @@ class FineTune(Method):
     trained: tuple[str, ...] | None = None
     smoothing: float = 0.0
     head_std: float = 2e-5
+    dropout: float = 0.0
 
     @property
     def reach(self) -> Reach:
@@ -103,9 +105,11 @@ class FineTune(Method):
         for path in self.reach.params:
             if path.split("/")[0] in HEAD:
                 raise ValueError(f"the encoder's parameter '{path}' has the name of the classifier's own head")
-        if not 0 <= self.smoothing < 1 or not 0 <= self.inner.compute.drop_path < 1:
+        drop_path = self.inner.compute.drop_path
+        if not all(0 <= share < 1 for share in (self.smoothing, drop_path, self.dropout)):
             raise UserError(
-                f"transfer.smoothing={self.smoothing}, drop_path={self.inner.compute.drop_path}: 0 <= x < 1 expected."
+                f"transfer.smoothing={self.smoothing}, drop_path={drop_path}, dropout={self.dropout}: 0 <= x < 1 "
+                f"expected."
             )
         if self.classes < 2:
             raise UserError(f"fine-tuning on {self.classes} class(es): at least 2 expected. Are the data labelled?")
@@ -156,7 +160,11 @@ class FineTune(Method):
             )
             return logits, x, stats
         own = {name: params[name] for name in HEAD if name in params}
-        logits, pooled = apply(self.head, own, x)
+        kept = None
+        if train and ctx is not None and self.dropout:
+            drawn = ctx.uniform("dropout", (len(x), x.shape[-1]))
+            kept = (drawn >= self.dropout) / (1 - self.dropout)
+        logits, pooled = apply(self.head, own, x, kept)
         return logits, pooled, stats
 
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:

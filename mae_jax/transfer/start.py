@@ -106,8 +106,9 @@ def _positions(table: Any, shape: tuple[int, ...], old: Method, new: Method) -> 
         return None
     rows = shape[-2] - math.prod(grids[1])
     if table is None:
-        first: Any = getattr(getattr(old, "encoder", None), "first", "column")
-        table = positions.with_prefix(positions.sincos(shape[-1], grids[0], first=first), rows)[None]
+        net = getattr(old, "encoder", None)
+        order: Any = {"first": getattr(net, "first", "column"), "transposed": getattr(net, "transposed", False)}
+        table = positions.with_prefix(positions.sincos(shape[-1], grids[0], **order), rows)[None]
     if table.shape[-2] != rows + math.prod(grids[0]) or table.shape[-1] != shape[-1]:
         return None
     return positions.interpolate(np.asarray(table), grids[0], grids[1], prefix=rows)

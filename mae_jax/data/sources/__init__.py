@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.array_record import ArrayRecord
 from mae_jax.data.sources.base import Arrays, Source, Spec
+from mae_jax.data.sources.chirps import Chirps, Tones
 from mae_jax.data.sources.cifar import Cifar10, Cifar100
 from mae_jax.data.sources.digits import Digits
 from mae_jax.data.sources.folder import Folder
@@ -30,12 +31,14 @@ from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
 from mae_jax.data.sources.tar import Tar
 from mae_jax.data.sources.tfds import Tfds
+from mae_jax.data.sources.videos import Videos
 from mae_jax.data.sources.volumes import Volumes
 
 __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "open_split"]
 
 SOURCES: dict[str, type] = {
     "array_record": ArrayRecord,
+    "chirps": Chirps,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "digits": Digits,
@@ -59,7 +62,9 @@ SOURCES: dict[str, type] = {
     "synthetic": Synthetic,
     "tar": Tar,
     "tfds": Tfds,
+    "tones": Tones,
     "tu": TU,
+    "video": Videos,
     "volumes": Volumes,
 }
 
