@@ -19,10 +19,10 @@ def get_config() -> ConfigDict:
             ),
             data=dict(source="moving_digits", repeats=4),
             augment=dict(video_stride=1, video_crop="centre", eval_crop=1.0),
-            optim=dict(learning_rate=1e-3, scaling="none", warmup=100, weight_decay=0.05),
-            train=dict(steps=1000, batch=64, seed=0),
-            checkpoint=dict(every=1000),
+            optim=dict(learning_rate=1e-3, scaling="none", warmup=40, weight_decay=0.05),
+            train=dict(steps=400, batch=32, seed=0),
+            checkpoint=dict(every=400),
             eval=dict(protocols=("linear", "knn"), pool="mean", batch=256),
-            log=dict(every=25, pictures_every=1000),
+            log=dict(every=25, pictures_every=400),
         )
     )  # fmt: skip
