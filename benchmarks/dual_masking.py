@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "ViT-S/16": dict(dim=384, heads=6, decoder_dim=192, decoder_heads=3),
     "ViT-B/16": dict(),
     "ViT-L/16": dict(dim=1024, depth=24, heads=16, decoder_dim=512, decoder_heads=8),
@@ -25,7 +25,7 @@ MODELS = {
         patch=14, dim=1408, depth=40, heads=16, mlp_ratio=48 / 11, decoder_dim=512, decoder_heads=8
     ),
 }  # fmt: skip
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     frames=16, image_size=64, patch=8, dim=96, depth=4, heads=4, decoder_dim=48, decoder_depth=4, decoder_heads=4
 )  # 512 tokens, and a decoder half as wide as its encoder, as ViT-B has
 
@@ -102,9 +102,9 @@ def main(argv: list[str] | None = None) -> int:
         found["measured"] = m = measure(args.batch, args.rounds)
         low, high = m["step_ratio_range"]
         print(
-            f"measured on {m['device']}, batch {m['batch']}: a step takes {m['step_ratio']:.2f} times as long "
-            f"without decoder masking ({low:.2f} to {high:.2f} over {args.rounds} rounds; formula {m['formula']['step_ratio']:.2f}), "
-            f"and {m['temporary_memory_ratio']:.2f} times the temporary memory"
+            f"measured on {m['device']}, batch {m['batch']}: without decoder masking a step takes {m['step_ratio']:.2f} "
+            f"times as long ({low:.2f} to {high:.2f} over {args.rounds} rounds; formula "
+            f"{m['formula']['step_ratio']:.2f}), and {m['temporary_memory_ratio']:.2f} times the temporary memory"
         )
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
