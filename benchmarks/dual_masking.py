@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         found["measured"] = m = measure(args.batch, args.rounds)
         low, high = m["step_ratio_range"]
         print(
-            f"measured on {m['device']}, batch {m['batch']}: without decoder masking a step takes {m['step_ratio']:.2f} "
+            f"measured on {m['device']}, batch {m['batch']}: unmasked a step takes {m['step_ratio']:.2f} "
             f"times as long ({low:.2f} to {high:.2f} over {args.rounds} rounds; formula "
             f"{m['formula']['step_ratio']:.2f}), and {m['temporary_memory_ratio']:.2f} times the temporary memory"
         )
