@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_jax import modalities
 from mae_jax.config import make_method, resolve
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source
 from mae_jax.methods.base import config_fields
 from mae_jax.schema import Config
 from mae_jax.train.build import open_split
-from mae_jax.transfer.finetune import READ, FineTune
+from mae_jax.transfer.finetune import READ, FineTune, frozen_rule
 from mae_jax.transfer.reach import reach
 from mae_jax.transfer.recipes import KEPT, SAME, SMALL, choose, filled, merged, sections
 
@@ -37,7 +38,7 @@ def finetune_config(
     train = pretrained.get("train", {})
     base["train"] = {key: train[key] for key in ("precision", "seed") if key in train}
     base["eval"] = {key: v for key, v in base.get("eval", {}).items() if key in ("batch", "limit", "pool")}
-    base["augment"] = {key: v for key, v in base.get("augment", {}).items() if key in KEPT}
+    base["augment"] = {key: v for key, v in base.get("augment", {}).items() if key in KEPT or modalities.keeps(key)}
     start = {"transfer": {"task": "finetune"}, "method": _learned(pretrained["method"])}
     explicit = {f"{name}.{key}" for name, keys in file.items() for key in keys}
     explicit |= {text.partition("=")[0] for text in overrides}
@@ -66,7 +67,13 @@ def finetune_config(
     recipe = sections(first, transfer, len(source), large)
     layers: list[Any] = [base, start, recipe, file, {"transfer": dataclasses.asdict(transfer)}]
     mesh = {"mesh": dataclasses.asdict(first.mesh)}
-    return resolve(merged(*layers, mesh), [o for o in overrides if not o.startswith("transfer.")])
+    config = resolve(merged(*layers, mesh), [o for o in overrides if not o.startswith("transfer.")])
+    if transfer.trained is None:
+        return config
+    still = ((frozen_rule(transfer.trained), 0.0),)  # what is not trained does not decay either
+    return dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, decay_rules=still + config.optim.decay_rules)
+    )
 
 
 def make_finetune(config: Config) -> FineTune:
@@ -75,7 +82,8 @@ def make_finetune(config: Config) -> FineTune:
     inner = make_method(config)
     method = FineTune(
         inner=inner, compute=inner.compute, classes=t.classes, multilabel=t.multilabel, pool=t.pool or "mean",
-        smoothing=t.smoothing or 0.0, head_std=2e-5 if t.head_std is None else t.head_std, dropout=t.dropout or 0.0,
+        head_kind=t.head or "linear", trained=t.trained, smoothing=t.smoothing or 0.0,
+        head_std=2e-5 if t.head_std is None else t.head_std, dropout=t.dropout or 0.0,
     )  # fmt: skip
     method.check()
     return method
