@@ -74,6 +74,11 @@ class Modality:
         """The record of a sample as a user gives it: an array of `axes`, a path, bytes. Raises UserError, BadImage."""
         return {name: value}
 
+    @property
+    def together(self) -> bool:
+        """Whether `device` mixes samples with others of the batch, which then comes whole."""
+        return False
+
     def arrived(self, name: str, leaf: Leaf, batch: Mapping[str, Array]) -> bool:
         """Whether a batch holds all that `device` reads."""
         return set(self.travels(name, leaf)) <= set(batch)
