@@ -184,7 +184,7 @@ def _extract(
 
 
 def _encoded(
-    host: Mapping[str, Any], encoders: Encoders, place: Place | None, multilabel: bool
+    host: Mapping[str, Any], encoders: Encoders, place: Place | None, multilabel: bool = False
 ) -> dict[str, np.ndarray]:
     """This process's rows: label, valid, and the features of every encoder (under "features/NAME")."""
     check_labelled(host)
