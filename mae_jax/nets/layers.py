@@ -1,11 +1,13 @@
 """Layers that differ from Linen's in a way that matters, and the field's initialisers."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.types import Params, Stats
@@ -87,6 +89,32 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def largest(x: Float[Array, "*n"], axis: int) -> Float[Array, "*m"]:
+    """x.max(axis), whose gradient goes to the first of the largest, as torch's.
+
+    jnp.max's divides by how many entries equal the maximum; where a compiler computes x once more for that comparison,
+    to another last bit, none does, and the gradient is NaN (seen on CPU without backend optimisation). It would also
+    keep x for the backward pass, where this keeps an index per maximum.
+    """
+    return x.max(axis)
+
+
+def _largest_forward(x: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    at = jnp.expand_dims(x.argmax(axis), axis)
+    return x.max(axis), (at, jnp.zeros((0, x.shape[axis]), x.dtype))
+
+
+def _largest_backward(axis: int, kept: tuple[Array, Array], g: Array) -> tuple[Array]:
+    at, like = kept
+    shape = at.shape[:axis] + like.shape[1:] + at.shape[axis + 1 :]
+    place = jax.lax.broadcasted_iota(at.dtype, shape, axis)
+    return (jnp.where(place == at, jnp.expand_dims(g, axis), jnp.zeros((), like.dtype)),)
+
+
+largest.defvjp(_largest_forward, _largest_backward)
+
+
 def dense(
     features: int,
     name: str,
@@ -124,6 +152,11 @@ def conv_bias(fan_in: int) -> nn.initializers.Initializer:
     """U(+-1/sqrt(fan_in)): torch's default bias of a convolution, which MAE keeps for its patch embedding."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def constant(value: np.ndarray) -> Initializer:
+    """A parameter that starts as this array."""
+    return lambda key, shape, dtype=jnp.float32: jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
 def apply(module: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:

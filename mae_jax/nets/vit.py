@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float
 from mae_jax.core.types import Features, Mask
 from mae_jax.nets.attention import CrossAttention
 from mae_jax.nets.block import Stack, Transformer
-from mae_jax.nets.layers import BatchNorm, Initializer, LayerNorm, conv_bias, dense, token_init, xavier
+from mae_jax.nets.layers import BatchNorm, Initializer, LayerNorm, constant, conv_bias, dense, token_init, xavier
 from mae_jax.tokens import positions
 from mae_jax.tokens.gather import restore, take
-from mae_jax.tokens.grid import grid_shape, patchify
+from mae_jax.tokens.grid import grid_shape, overlapped_shape, patchify, patchify_overlapped
 from mae_jax.tokens.positions import Order
 
 
@@ -24,8 +24,8 @@ class Encoder(nn.Module):
 
     Attributes:
       patch: patch size along each axis.
-      positions: "sincos", fixed, made for whatever size comes in; "flat", the same of tokens counted through (VideoMAE);
-        "learned", a parameter of `grid`'s size; "none".
+      positions: "sincos", fixed, made for whatever size comes in; "flat", likewise, of tokens counted through
+        (VideoMAE); "learned", a parameter of `grid`'s size; "none".
       grid: number of patches along each axis, needed for learned positions.
       class_position: whether learned positions have a row for the class token.
       first: which axis has the first channels of a fixed table (tokens/positions.py).
@@ -33,6 +33,9 @@ class Encoder(nn.Module):
       final_norm: whether the last norm exists (a mean-pooling classifier puts its own after pooling).
       patch_init, patch_bias_init: of the patch embedding; the bias's default is torch's for a convolution.
       class_init: of the class token.
+      transposed: whether a fixed table is that of the grid with its axes exchanged (tokens/positions.py).
+      position_init: of learned positions.
+      stride: from patch to patch, where they overlap; (): the patch.
     """
 
     shape: Transformer
@@ -46,6 +49,9 @@ class Encoder(nn.Module):
     patch_bias_init: Initializer | None = None
     class_init: Initializer = token_init
     class_position: bool = True
+    transposed: bool = False
+    position_init: Initializer = token_init
+    stride: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(
@@ -66,8 +72,12 @@ class Encoder(nn.Module):
           bias: added to every block's attention logits, prefix and visible tokens in order.
         """
         dtype = self.shape.compute.dtype
-        grid = grid_shape(image.shape[1:-1], self.patch)
-        x = patchify(image, self.patch)
+        if self.stride:
+            grid = overlapped_shape(image.shape[1:-1], self.patch, self.stride)
+            x = patchify_overlapped(image, self.patch, self.stride)
+        else:
+            grid = grid_shape(image.shape[1:-1], self.patch)
+            x = patchify(image, self.patch)
         fan_in = x.shape[-1]
         if mask is not None:
             x = take(x, mask)
@@ -98,11 +108,12 @@ class Encoder(nn.Module):
         if self.positions == "none":
             return none, jnp.zeros((math.prod(grid), self.shape.dim))
         if self.positions == "sincos":
-            return none, jnp.asarray(positions.sincos(self.shape.dim, grid, first=self.first))
+            table = positions.sincos(self.shape.dim, grid, first=self.first, transposed=self.transposed)
+            return none, jnp.asarray(table)
         if self.positions == "flat":
             return none, jnp.asarray(positions.flat_sincos(self.shape.dim, math.prod(grid)))
         rows = p if self.class_position else 0
-        table = self.param("pos_embed", token_init, (1, math.prod(self.grid) + rows, self.shape.dim))
+        table = self.param("pos_embed", self.position_init, (1, math.prod(self.grid) + rows, self.shape.dim))
         if grid != self.grid:
             table = positions.interpolate(table[0], self.grid, grid, prefix=rows)[None]
         return table[:, :p] if rows else none, table[0, rows:]
@@ -115,11 +126,15 @@ class Decoder(nn.Module):
       shape: its own, narrower and shallower than the encoder's.
       out: values predicted per token.
       first: which axis has the first channels of its fixed table (tokens/positions.py).
+      positions: "sincos", fixed; "learned", a parameter with a row for the class token, which starts as that table.
+      transposed: of the table, as the encoder's.
     """
 
     shape: Transformer
     out: int
     first: Order = "column"
+    positions: Literal["sincos", "learned"] = "sincos"
+    transposed: bool = False
 
     @nn.compact
     def __call__(
@@ -135,9 +150,17 @@ class Decoder(nn.Module):
         x = latent if prefix is None else jnp.concatenate([prefix, latent], axis=1)
         x = dense(self.shape.dim, "embed", dtype, kernel_init=self.shape.kernel_init)(x)
         fill = self.param("mask_token", token_init, (1, 1, self.shape.dim)).astype(dtype)
-        pos = jnp.asarray(positions.sincos(self.shape.dim, grid, first=self.first))[None].astype(dtype)
+        table = positions.sincos(self.shape.dim, grid, first=self.first, transposed=self.transposed)
+        head = x[:, :p]
+        if self.positions == "learned":
+            pos = self.param(
+                "pos_embed", constant(positions.with_prefix(table, 1)[None]), (1, 1 + len(table), x.shape[2])
+            )
+            head, pos = head + pos[:, :1].astype(dtype), pos[:, 1:].astype(dtype)
+        else:
+            pos = jnp.asarray(table)[None].astype(dtype)
         tokens = restore(x[:, p:], mask, fill) + pos
-        x = jnp.concatenate([x[:, :p], tokens], axis=1) if p else tokens
+        x = jnp.concatenate([head, tokens], axis=1) if p else tokens
         if valid is not None and p:
             valid = jnp.concatenate([jnp.ones((x.shape[0], p), bool), valid], axis=1)
         x, _ = Stack(self.shape, name="blocks")(x, valid)

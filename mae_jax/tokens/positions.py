@@ -16,7 +16,7 @@ Order = Literal["column", "row"]
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
-def sincos(dim: int, grid: tuple[int, ...], *, first: Order = "column") -> np.ndarray:
+def sincos(dim: int, grid: tuple[int, ...], *, first: Order = "column", transposed: bool = False) -> np.ndarray:
     """Return the fixed sine-cosine table [n, dim] float32 of a grid, n = prod(grid), tokens in raster order.
 
     The channels are shared equally between the axes of the grid. An axis's share of size s holds
@@ -27,9 +27,13 @@ def sincos(dim: int, grid: tuple[int, ...], *, first: Order = "column") -> np.nd
     column, the second half the row; facebookresearch/mae, util/pos_embed.py); `first="row"` gives it to the
     first axis (CAE).
 
+    `transposed` makes the table of the grid with its axes in reverse order: of (rows, columns), token n
+    gets the position (n // rows, n % rows) (Audio-MAE, Bird-MAE).
+
     Raises UserError where `dim` cannot be split into sine-cosine pairs for every axis (2-D: dim must be a
     multiple of 4).
     """
+    grid = grid[::-1] if transposed else grid
     axes = len(grid)
     if dim <= 0 or dim % (2 * axes):
         raise UserError(

@@ -78,7 +78,7 @@ class Run:
         step = make_step(
             self.method, self.optimizer, self.rate, self.augment, seed=train.seed,
             microbatches=train.microbatches, average=self.config.optim.average, steps=train.steps,
-            norms=self.config.log.norms == "parts", whole=inputs.mixes(self.config.augment),
+            norms=self.config.log.norms == "parts", whole=inputs.together(self.method.batch_spec, self.config.augment),
         )  # fmt: skip
         states, frozen = (jax.tree.map(lambda s: s.sharding, tree) for tree in (self.shapes, self.frozen_shapes))
         jitted = jax.jit(

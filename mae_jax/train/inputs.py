@@ -27,7 +27,10 @@ from mae_jax.methods.base import Leaf
 from mae_jax.schema import Augment
 from mae_jax.train.input_checks import check, coloured, is_image
 
-__all__ = ["batch_leaves", "check", "colours", "host_leaves", "is_image", "mixes", "on_device", "views", "vote_views"]
+__all__ = [
+    "batch_leaves", "check", "colours", "host_leaves", "is_image", "mixes", "on_device", "together", "views",
+    "vote_views",
+]  # fmt: skip
 
 EXTENT = ".extent"
 Spec = Mapping[str, Leaf]
@@ -152,6 +155,12 @@ def colours(spec: Spec, augment: Augment) -> tuple[tuple[float, ...], tuple[floa
         return (augment.mean, augment.std) if augment.normalise == "fixed" else ((), ())
     kinds = ((leaf, modalities.find(name, augment)) for name, leaf in spec.items())
     return next((modality.colours(leaf) for leaf, modality in kinds if modality), ((), ()))
+
+
+def together(spec: Spec, augment: Augment) -> bool:
+    """Whether the device's share needs the whole batch: images are mixed, or what a modality mixes."""
+    kinds = [modalities.find(name, augment) for name in spec]
+    return mixes(augment) or any(modality.together for modality in kinds if modality)
 
 
 def mixes(augment: Augment) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.array_record import ArrayRecord
 from mae_jax.data.sources.base import Arrays, Source, Spec
+from mae_jax.data.sources.chirps import Chirps, Tones
 from mae_jax.data.sources.cifar import Cifar10, Cifar100
 from mae_jax.data.sources.digits import Digits
 from mae_jax.data.sources.folder import Folder
@@ -15,11 +16,13 @@ from mae_jax.data.sources.graphs import GraphsNpz
 from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
 from mae_jax.data.sources.graphs_read import TU, Planetoid
 from mae_jax.data.sources.imagenette import Imagenette
+from mae_jax.data.sources.made_points import MadePoints
 from mae_jax.data.sources.mixture import Mixture
 from mae_jax.data.sources.moving_digits import MovingDigits
 from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.parquet import Parquet
 from mae_jax.data.sources.photos import Photos
+from mae_jax.data.sources.points import Points
 from mae_jax.data.sources.segmentation import Segmentation
 from mae_jax.data.sources.sensors import Sensors
 from mae_jax.data.sources.shapes import Shapes
@@ -28,18 +31,21 @@ from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
 from mae_jax.data.sources.tar import Tar
 from mae_jax.data.sources.tfds import Tfds
+from mae_jax.data.sources.videos import Videos
 from mae_jax.data.sources.volumes import Volumes
 
 __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "open_split"]
 
 SOURCES: dict[str, type] = {
     "array_record": ArrayRecord,
+    "chirps": Chirps,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "digits": Digits,
     "folder": Folder,
     "graphs_npz": GraphsNpz,
     "imagenette": Imagenette,
+    "made_points": MadePoints,
     "mixture": Mixture,
     "moving_digits": MovingDigits,
     "networkx": Networkx,
@@ -47,6 +53,7 @@ SOURCES: dict[str, type] = {
     "parquet": Parquet,
     "photos": Photos,
     "planetoid": Planetoid,
+    "points": Points,
     "sbm": StochasticBlocks,
     "segmentation": Segmentation,
     "sensors": Sensors,
@@ -55,7 +62,9 @@ SOURCES: dict[str, type] = {
     "synthetic": Synthetic,
     "tar": Tar,
     "tfds": Tfds,
+    "tones": Tones,
     "tu": TU,
+    "video": Videos,
     "volumes": Volumes,
 }
 
