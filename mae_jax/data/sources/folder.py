@@ -89,15 +89,17 @@ class Files(Source):
         return f"folder {self.root}: {len(self)} files ({self.split}), {label_phrase(self)}"
 
 
-def image_files(root: Path) -> Iterator[bytes]:
-    """Relative paths of the image files below `root`, "/" between parts, in the order of their bytes.
+def image_files(root: Path, endings: tuple[bytes, ...] = ENDINGS) -> Iterator[bytes]:
+    """Relative paths of the files below `root` with these endings, "/" between parts, in the order of their bytes.
 
     A directory sorts as its name and "/", so that walking depth first gives this order without holding all paths.
     """
-    return _walk(os.fsencode(root), b"", ())
+    return _walk(os.fsencode(root), b"", (), endings)
 
 
-def _walk(folder: bytes, prefix: bytes, above: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
+def _walk(
+    folder: bytes, prefix: bytes, above: tuple[tuple[int, int], ...], endings: tuple[bytes, ...]
+) -> Iterator[bytes]:
     try:
         status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
@@ -110,14 +112,14 @@ def _walk(folder: bytes, prefix: bytes, above: tuple[tuple[int, int], ...]) -> I
                     continue
                 if entry.is_dir():
                     found.append(entry.name + b"/")
-                elif entry.name.lower().endswith(ENDINGS):
+                elif entry.name.lower().endswith(endings):
                     found.append(entry.name)
     except PermissionError as error:
         raise UserError(f"The directory {os.fsdecode(folder)} cannot be read ({error.strerror}). Make it readable, or "
                         "give its name a leading dot to leave it out.") from error  # fmt: skip
     for name in sorted(found):
         if name.endswith(b"/"):
-            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, (*above, here))
+            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, (*above, here), endings)
         else:
             yield prefix + name
 
