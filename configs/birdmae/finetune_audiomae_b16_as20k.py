@@ -1,7 +1,7 @@
 r"""Audio-MAE, ViT-B/16, fine-tuned on AudioSet-20K (several labels for a clip): the authors' recipe, 60 epochs.
 
 Run:      mae_jax finetune --config configs/birdmae/finetune_audiomae_b16_as20k.py --workdir runs/audiomae_b \
-              --out runs/audiomae_b_as20k --config.data.path=/data/audioset --config.data.table='balanced_{split}.json' \
+              --out runs/audiomae_b_as20k --config.data.path=/data/audioset --config.data.table=20k_{split}.json \
               --config.data.vocabulary=class_labels_indices.csv
 Hardware: the authors used 4 GPUs of 8 clips.
 Expect:   mAP 37.0 (the authors' log). Theirs mixes waveforms of half of the samples besides, with their labels.

@@ -3,8 +3,8 @@ r"""Audio-MAE, ViT-B/16, fine-tuned on ESC-50: the defaults of the authors' scri
 Run:      mae_jax finetune --config configs/birdmae/finetune_audiomae_b16_esc50.py --workdir runs/audiomae_b \
               --out runs/audiomae_b_esc50 --config.data.path=/data/ESC-50-master --config.data.fold=1
 Hardware: one GPU.
-Expect:   the paper averages the five folds; its number is not in the authors' repository. The table of positions is made
-          anew for 5 s.
+Expect:   the paper averages the five folds; its number is not in the authors' repository. Positions are
+          made anew for 5 s.
 """
 
 from _audioset import finetuning
