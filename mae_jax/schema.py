@@ -138,8 +138,12 @@ class Transfer:
     recipe: str = "auto"  # "auto": by the encoder's width
     labels_per_class: int | None = None  # so many records of each class; None: all. Holds for `evaluate` too
     labels_seed: int = 0  # of their draw; the draw of fewer is part of that of more
-    pool: Literal["mean", "class", "normed_mean"] | None = None  # what the head reads (transfer/finetune.py)
+    pool: Literal["mean", "class", "normed_mean", "class_max"] | None = None  # what the head reads (finetune.py there)
+    head: Literal["linear", "mlp3"] | None = None  # one layer, or three with batch norm and dropout; None: the recipe's
+    trained: tuple[str, ...] | None = None  # regular expressions: the encoder's parameters that are trained; None: all
+    fresh: tuple[str, ...] = ()  # the same: the encoder's parameters that do not start from the weights
     head_std: float | None = None  # of the head's initial weights
+    dropout: float | None = None  # of what the head reads, in training
     epochs: float | None = None
     steps: int | None = None  # in the place of epochs
     warmup: float | None = None  # epochs; with `steps`, a share of them

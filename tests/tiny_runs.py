@@ -51,7 +51,7 @@ def start(*argv: str | Path, log: Path, devices: int = 1) -> subprocess.Popen:
     """`mae_jax ARGV...` as a process of its own on so many CPU devices; what it says goes to `log`."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     command = [sys.executable, "-m", "mae_jax.commands.main", *map(str, argv)]

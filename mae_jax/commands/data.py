@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if moments := _moments(now, source, args.moments):
         figures |= moments
         print(
-            f"mean {_tuple(moments['mean'])}, std {_tuple(moments['std'])} per channel of {moments['images']} images "
+            f"mean {_tuple(moments['mean'])}, std {_tuple(moments['std'])} per channel of {moments['images']} records "
             f"(white is 1); the config has mean {config.augment.mean}, std {config.augment.std}"
         )
     if batches.problems.found:
@@ -115,22 +115,29 @@ def _leaves(run: Any, batch: dict[str, Any], seen: dict[str, Any]) -> str:
 
 
 def _sheet(run: Any, source: Any, batch: dict[str, Any], seen: dict[str, Any], count: int) -> Any:
-    """(picture, number of samples), or None where no leaf is an image."""
+    """(picture, number of samples), or None where no leaf can be shown."""
+    import jax.numpy as jnp
     import numpy as np
 
+    from mae_jax import modalities
     from mae_jax.eval.samples import sample_sheet
     from mae_jax.train.inputs import is_image
 
-    names = [name for name in run.method.batch_spec if is_image(name)]
-    if not names:
+    augment, fixed = run.config.augment, run.config.augment.normalise == "fixed"
+    shown, colours = [], []
+    for name, leaf in run.method.batch_spec.items():
+        kind, x = modalities.find(name, augment), jnp.asarray(seen[name])
+        picture = x if is_image(name) else kind.picture(leaf, x) if kind else None
+        if picture is None:
+            continue
+        mean, std = kind.colours(leaf) if kind else (augment.mean, augment.std) if fixed and not leaf.unit else ((), ())
+        shown.append(np.asarray(picture, np.float32)[:count])
+        colours.append((mean or (0.0,), std or (1.0,)))
+    if not shown:
         return None
-    count = min(count, len(seen[names[0]]))
-    mean, std = run.config.augment.mean, run.config.augment.std
-    fixed = run.config.augment.normalise == "fixed"
-    as_is = ((0.0,), (1.0,))
-    colours = [(mean, std) if fixed and not run.method.batch_spec[n].unit else as_is for n in names]
-    labels = [_label(source, label) for label in batch["label"][:count]]
-    return sample_sheet([np.asarray(seen[n], np.float32)[:count] for n in names], labels, colours), count
+    labels = [_label(source, label) for label in batch["label"][: len(shown[0])]]
+    columns = max(1, min(8, 24 * shown[0].shape[1] // shown[0].shape[2]))  # of strips fewer
+    return sample_sheet(shown, labels, colours, columns=columns), len(shown[0])
 
 
 def _label(source: Any, label: Any) -> str:
@@ -151,26 +158,38 @@ def _transfer(run: Any, batch: dict[str, Any], times: int = 5) -> float:
 
 
 def _moments(run: Any, source: Any, most: int) -> dict[str, Any]:
-    """Mean and std of up to `most` images, spread over the data; nothing where records hold no image."""
+    """Mean and std of up to `most` records, spread over the data: of their whole images, or of what an evaluation sends
+    of leaves of another kind; nothing where none has colours to normalise."""
     import numpy as np
 
+    from mae_jax import modalities
     from mae_jax.data.decode import BadImage
     from mae_jax.data.moments import Moments
+    from mae_jax.data.order import Draws
     from mae_jax.data.plan import open_record
 
-    spec = run.method.batch_spec
-    if "image" not in spec or most < 1:
+    spec, views = run.method.batch_spec, run.views(False)
+    kinds = {name: kind for name in spec if (kind := modalities.find(name, run.config.augment))}
+    normalised = [name for name, kind in kinds.items() if "mean" in kind.heeds]
+    if most < 1 or not ("image" in spec or normalised):
         return {}
-    total, images = Moments(), 0
+
+    def pixels(record: dict[str, Any]) -> Any:
+        if "image" in spec:
+            return record["image"].pixels(spec["image"].shape[-1])
+        sent = views(record, Draws(0, 0))[normalised[0]]
+        return sent.reshape(-1, *sent.shape[-2:])
+
+    total, count = Moments(), 0
     for i in np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)):
         try:
-            total = total + Moments.of(open_record(source, int(i))["image"].pixels(spec["image"].shape[-1]))
-            images += 1
+            total = total + Moments.of(pixels(open_record(source, int(i))))
+            count += 1
         except (BadImage, OSError):
             continue
-    if not images:
+    if not count:
         return {}
-    return {"mean": total.mean.tolist(), "std": total.std.tolist(), "images": images}
+    return {"mean": total.mean.tolist(), "std": total.std.tolist(), "images": count}
 
 
 def _tuple(values: Any) -> str:

@@ -4,7 +4,7 @@ The batch is split over both axes. Parameters, gradients and optimizer state are
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -65,14 +65,17 @@ def state_shardings(state: Any, mesh: Mesh, rules: Sequence[tuple[str, str]] = R
 
 
 def frozen_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """`shapes` with shardings for networks that are only read: every matrix is split over fsdp, vectors are whole."""
+    """`shapes` with shardings for networks that are only read: every matrix is split over fsdp, vectors are whole.
 
-    def one(leaf):
-        rule = "split" if leaf.ndim > 1 else "whole"
+    So are noise "patterns", of which every sample takes a piece.
+    """
+
+    def one(path, leaf):
+        rule = "split" if leaf.ndim > 1 and path.split("/")[-1] != "patterns" else "whole"
         sharding = NamedSharding(mesh, spec(leaf.shape, rule, mesh.shape["fsdp"]))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(one, shapes)
+    return tree.map_with_path(one, shapes)
 
 
 def spec(shape: tuple[int, ...], rule: str, fsdp: int) -> PartitionSpec:
@@ -92,6 +95,18 @@ def shard(x: jax.Array, *, mesh: Mesh | None = None) -> jax.Array:
     if mesh is None or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
+
+
+def each_alone(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """function(x), which treats every row of the batch by itself, run by each device on its own rows.
+
+    For what XLA does not split by itself: `lax.top_k` of a split batch is an all-gather on CPU.
+    """
+    mesh = _current()
+    if mesh is None or mesh.size == 1 or len(x) % mesh.size:
+        return function(x)
+    rows = PartitionSpec(BATCH)
+    return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)(x)
 
 
 _ACTIVE: list[Mesh] = []

@@ -11,6 +11,7 @@ _DISTRIBUTIONS = {
     "tifffile": "tifffile",
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
+    "av": "av",
 }
 
 
@@ -36,6 +37,7 @@ def codec() -> dict[str, str]:
         "deep or multi-band tiff": _first("tifffile"),
         "16-bit colour png": _first("cv2"),
         "other formats": _first("PIL"),
+        "video": _first("av"),
     }
 
 

@@ -107,7 +107,7 @@ class FrameFolder(Video):
 
     Args:
         folder: the directory. Hidden files and what is no image (by the ending) are passed over.
-        limit: so many frames of it, the first ones; None: all.
+        limit: so many frames of it, the first ones; None or 0: all.
 
     Raises: BadImage where there are no frames, or fewer than `limit`; OSError.
     """
@@ -119,7 +119,7 @@ class FrameFolder(Video):
             found = [e.name for e in entries if is_frame(e.name)]
         if len(found) < max(1, limit or 0):
             raise BadImage(f"{len(found)} frames are there, and {limit or 'at least 1'} expected")
-        self.names = sorted(found, key=_by_value)[:limit]
+        self.names = sorted(found, key=_by_value)[: limit or None]
         self._size: tuple[int, int] | None = None
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from mae_jax.data.limits import BadImage, check_size, reasons
 from mae_jax.data.video import Video
 
 GUESSED = ("avi",)  # containers that store no times of presentation: where frames are reordered, FFmpeg guesses them
-LACKING = 1.0  # seconds by which a file may end before the end that its header says
+LACKING = (1.0, 0.1)  # seconds, or share if that is less, by which a file may end before its header says it does
 
 
 class Index(NamedTuple):
@@ -108,7 +108,7 @@ class VideoFile(Video):
         said, seconds = self._stream.frames, (self._container.duration or 0) / self._av.time_base
         if frames < said and self._container.format.name not in GUESSED:
             raise BadImage(f"it is cut off: {frames} frames are there, and its header says {said}")
-        if not said and end < seconds - LACKING:
+        if not said and end < seconds - min(LACKING[0], LACKING[1] * seconds):
             raise BadImage(f"it is cut off: it ends after {end:.1f} s, and its header says {seconds:.1f} s")
 
     def _read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:

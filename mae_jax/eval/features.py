@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Float32, Int64
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.types import Batch, Features
+from mae_jax.nets.layers import largest
 
 POOLS = ("mean", "class", "raw_mean", "sum", "max", "tokens")
 Place = Callable[[str, Any], Array]  # (name, rows of this process) -> the global array
@@ -54,7 +55,7 @@ def pool(features: Features, how: str) -> Float[Array, "b *n d"]:
     valid = jnp.ones(tokens.shape[:2], bool) if features.valid is None else features.valid
     valid = valid[:, :, None]
     if how == "max":
-        return jnp.where(valid, tokens, -jnp.inf).max(axis=1)
+        return largest(jnp.where(valid, tokens, -jnp.inf), 1)
     total = jnp.where(valid, tokens, 0.0).sum(axis=1)  # where, not a product: a padded token may hold NaN
     return total if how == "sum" else total / jnp.maximum(valid.sum(axis=1), 1.0)
 

@@ -112,10 +112,16 @@ def _svm(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Resul
     return {"svm": Result(found.accuracy, found.interval)}
 
 
+def _svm_linear(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Result]:
+    accuracy, strength = svm.linear(train, test)
+    return {"svm_linear": Result(accuracy, details={"C": strength})}
+
+
 PROTOCOLS: Mapping[str, Protocol] = {
     "linear": Protocol("linear probe", _linear),
     "knn": Protocol("kNN, k = {knn_k[0]}", _knn, ("knn_k", "knn_temperature")),
     "svm": Protocol("SVM, 10 folds", _svm),
+    "svm_linear": Protocol("linear SVM", _svm_linear),
     "few_shot": Protocol("few-shot", _few_shot, ("shots", "draws")),
     "five_shot": Protocol("5-shot", _five_shot, ("draws",)),
 }

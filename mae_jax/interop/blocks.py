@@ -32,7 +32,7 @@ def blocks(theirs: str, ours: str) -> list[Rule]:
 
 
 def beit_blocks(theirs: str, ours: str) -> list[Rule]:
-    """The same with what BEiT's have besides, where they have it: biases of q and v apart, layer scale, cosine scale."""
+    """The same with what BEiT's have besides, where they have it: biases of q and v, layer scale, cosine scale."""
     block, mine = theirs + r".{i:\d+}", ours + "/{i}"
     flat = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1))  # (heads, 1, 1) <-> (heads,)
     return [

@@ -7,6 +7,7 @@ becomes an inert record.
 
 import json
 import math
+import os
 import pickle
 import zipfile
 import zlib
@@ -37,6 +38,21 @@ _STORAGES = {
     "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32, "ShortStorage": np.int16,
     "CharStorage": np.int8, "ByteStorage": np.uint8, "BoolStorage": np.bool_,
 }  # fmt: skip
+
+
+def metadata(path: str | os.PathLike[str]) -> Mapping[str, str]:
+    """The header's metadata of a .safetensors file; {} where there is none, or where the file is something else."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= 100_000_000:
+            return {}
+        try:
+            return json.loads(file.read(length)).get("__metadata__", {})
+        except (ValueError, AttributeError):
+            return {}
 
 
 def read_tensors(path: str | Path, part: str | None = None) -> dict[str, np.ndarray]:

@@ -16,11 +16,12 @@ from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.interop import blocks as parts
 from mae_jax.interop.golden import Golden
-from mae_jax.interop.names import Constant, Rule, Rules, their_names
+from mae_jax.interop.names import Constant, Rule, Rules, Unused, their_names
 from mae_jax.interop.options import REQUIRED, options
 from mae_jax.interop.parity import Prepared, channels_first, gradient_norms
 from mae_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from mae_jax.methods.mae import MAE
+from mae_jax.nets.autoencoder import Autoencoder
 from mae_jax.nets.block import Transformer
 from mae_jax.nets.vit import Classifier, sizes
 from mae_jax.tokens.grid import patchify
@@ -39,16 +40,36 @@ INERT = ("drop_rate", "attn_drop_rate", "drop_path_rate", "pos_drop_rate", "proj
 
 def pretraining_rules(method: MAE) -> Rules:
     """Name map of `MaskedAutoencoderViT` (released "full" and "visualize" files hold the same names)."""
+    return autoencoder_rules(method.net)
+
+
+def autoencoder_rules(net: Autoencoder) -> Rules:
+    """The same of a network that may lack the decoder, the last norm or the upper blocks: those are left out."""
+    encoder, first = net.encoder, net.encoder.shape.depth
+    absent = [] if encoder.final_norm else [rf"blocks.{{i:{_from(first)}}}.{{rest:.*}}", "norm.{rest:weight|bias}"]
+    decoder: list[Rule | Constant | Unused] = []
+    if net.decoder is None:
+        absent += [r"decoder_{rest:.*}", "mask_token"]
+    else:
+        decoder = [
+            Constant("decoder_pos_embed", _table(net.decoder.shape.dim, net.grid), RECOMPUTED),
+            *parts.linear("decoder_embed", "decoder/embed"),
+            Rule("mask_token", "decoder/mask_token"),
+            *parts.blocks("decoder_blocks", "decoder/blocks"),
+            *parts.norm("decoder_norm", "decoder/norm"),
+            *parts.linear("decoder_pred", "decoder/pred"),
+        ]
     return [
-        *encoder_rules(method.channels, sizes(method.patch)),
-        Constant("pos_embed", _table(method.dim, method.grid), RECOMPUTED),
-        Constant("decoder_pos_embed", _table(method.decoder_dim, method.grid), RECOMPUTED),
-        *parts.linear("decoder_embed", "decoder/embed"),
-        Rule("mask_token", "decoder/mask_token"),
-        *parts.blocks("decoder_blocks", "decoder/blocks"),
-        *parts.norm("decoder_norm", "decoder/norm"),
-        *parts.linear("decoder_pred", "decoder/pred"),
+        *(Unused(names, "above the last block that is read") for names in absent),
+        Constant("pos_embed", _table(encoder.shape.dim, net.grid), RECOMPUTED),
+        *encoder_rules(net.channels, encoder.patch),
+        *decoder,
     ]
+
+
+def _from(first: int) -> str:
+    """A regular expression for numbers from `first` to 999."""
+    return "|".join(str(i) for i in range(999, first - 1, -1))
 
 
 def encoder_rules(channels: int, patch: tuple[int, ...]) -> list[Rule]:

@@ -89,7 +89,7 @@ def channels_first(images: jax.Array) -> jax.Array:
 
 def systems() -> list[str]:
     """The systems whose golden files can be compared: one module of this package each."""
-    machinery = {"blocks", "files", "golden", "names", "options", "parity"}
+    machinery = {"blocks", "files", "golden", "names", "options", "parity", "video_layouts", "vit_layouts"}
     return sorted(m.name for m in pkgutil.iter_modules(interop.__path__) if m.name not in machinery)
 
 

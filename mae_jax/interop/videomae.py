@@ -20,7 +20,6 @@ from mae_jax.interop.names import Rule, Rules, their_names
 from mae_jax.interop.options import REQUIRED, options
 from mae_jax.interop.parity import Prepared, gradient_norms
 from mae_jax.losses.cross_entropy import cross_entropy
-from mae_jax.methods.base import Method
 from mae_jax.methods.videomae import VideoMAE
 from mae_jax.nets.block import Transformer
 from mae_jax.nets.vit import Classifier, sizes

@@ -1,4 +1,4 @@
-"""Images as a user has them, arrays, PIL images, paths, bytes, one or many, as batches that a network reads."""
+"""Images, or samples of another kind, as a user has them, arrays, paths, bytes, one or many, as a network's batches."""
 
 import dataclasses
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mae_jax import modalities
 from mae_jax.core.errors import UserError
 from mae_jax.data.decode import MODES, BadImage, convert
 from mae_jax.data.views import Views
@@ -26,7 +27,8 @@ class Images:
 
     Args:
       given: an array [h, w, c] or [n, h, w, c] ([h, w] or [n, h, w] too where the network reads one channel); a PIL
-        image, a path, the bytes of a file; a list of these; or {leaf: array [n, ...]} for methods that read others.
+        image, a path, the bytes of a file; a list of these. For a method that reads one leaf of another kind likewise:
+        an array of one sample or of many, a path, a list (`Modality.given`). Else {leaf: array [n, ...] or list}.
       spec: what the network reads.
       prepare: False: arrays go in as they are.
 
@@ -38,6 +40,7 @@ class Images:
         self.prepare, self._spec = prepare, dict(spec)
         self._views: Views = inputs.views(spec, augment, train=False)
         images = [name for name in spec if is_image(name)]
+        self._kinds = {name: found for name in spec if (found := modalities.find(name, augment))}
         if isinstance(given, Mapping):
             self._leaves = {name: _many(x, f"'{name}'", None) for name, x in given.items()}
             wanted = {"image"} | {n for n in spec if not is_image(n)} if images and prepare else set(spec)
@@ -46,6 +49,11 @@ class Images:
             counts = {name: len(x) for name, x in self._leaves.items()}
             if len(set(counts.values())) > 1:
                 raise UserError(f"as many samples in every leaf expected; given: {counts}.")
+            return
+        if len(spec) == 1 and self._kinds:
+            ((name, kind),) = self._kinds.items()
+            leaf = spec[name]
+            self._leaves = {name: _several(given, kind.axes(leaf) if prepare else len(leaf.shape), name)}
             return
         if not images or len(spec) > len(images) or (not prepare and len(spec) > 1):
             raise UserError(f"'images' must be {{name: array [n, ...]}} here: the method reads {', '.join(spec)}.")
@@ -67,13 +75,14 @@ class Images:
 
     def _prepared(self, i: int) -> dict[str, np.ndarray]:
         record = {name: x[i] for name, x in self._leaves.items()}
-        what = (
-            f"image {i}" if not isinstance(record.get("image"), str | os.PathLike) else f"the image '{record['image']}'"
-        )
+        name = "image" if "image" in record else next(iter(record))
+        what = f"the {name} '{record[name]}'" if isinstance(record[name], str | os.PathLike) else f"{name} {i}"
         if "image" in record:
             channels = next(leaf.shape[-1] for name, leaf in self._spec.items() if is_image(name))
             record["image"] = _readable(record["image"], channels, what)
         try:
+            for name, kind in self._kinds.items():
+                record |= kind.given(name, self._spec[name], record.pop(name))
             return self._views(record, np.random.default_rng)  # nothing is drawn in evaluation
         except BadImage as error:
             raise UserError(f"cannot use {what}: {error}.") from None
@@ -92,7 +101,8 @@ class Images:
                 f"preprocess=False: '{name}' of shapes {found[:3]}; arrays [n, {_axes(leaf)}] of one size expected."
             )
         stacked = np.stack(arrays)
-        if is_image(name) and not np.issubdtype(stacked.dtype, np.floating):
+        floats = is_image(name) or (name in self._kinds and np.issubdtype(leaf.dtype, np.floating))
+        if floats and not np.issubdtype(stacked.dtype, np.floating):
             raise UserError(
                 f"preprocess=False takes normalised floats, and '{name}' is {stacked.dtype}: leave preprocessing on, "
                 f"or divide by 255, subtract augment.mean and divide by augment.std first."
@@ -158,6 +168,18 @@ def _many(given: Any, what: str, channels: int | None) -> Any:
             else "."
         )
     )
+
+
+def _several(given: Any, axes: int, name: str) -> Any:
+    """A sequence of samples, of which an array has so many axes."""
+    if isinstance(given, str | bytes | os.PathLike):
+        return [given]
+    if isinstance(given, list | tuple):
+        return given
+    array = np.asarray(given)
+    if array.ndim not in (axes, axes + 1):
+        raise UserError(f"'{name}' of shape {array.shape}: {axes} axes, or {axes + 1} for many, expected; or paths.")
+    return array if array.ndim > axes else array[None]
 
 
 def _readable(image: Any, channels: int, what: str) -> np.ndarray | bytes:

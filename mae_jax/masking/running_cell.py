@@ -11,12 +11,12 @@ CELL = (2, 2)
 STARTS = 4  # as many as a cell has tokens
 
 
-def cell_maps(grid: tuple[int, int, int], ratio: float) -> np.ndarray:
+def cell_maps(grid: tuple[int, ...], ratio: float) -> np.ndarray:
     """All maps, bool [4, slots * rows * columns]: True where the decoder is not asked (dropped).
 
-    A cell of 2 x 2 tokens drops int(4 ratio) of them, others in every slot: with queue = [1] * int(4 ratio) and zeros up to
-    4, the map of start s has queue[(k + s + t + 1) mod 4] at token k of every cell in slot t. Over four slots every
-    token is therefore dropped equally often.
+    A cell of 2 x 2 tokens drops int(4 ratio) of them, others in every slot: with queue = [1] * int(4 ratio) and zeros
+    up to 4, the map of start s has queue[(k + s + t + 1) mod 4] at token k of every cell in slot t. Over four slots
+    every token is therefore dropped equally often.
 
     Raises:
       UserError: rows or columns that are odd, or a ratio that is no multiple of 1/4 in [0, 1).

@@ -5,6 +5,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mae_jax.core.distances import squared_distances
 from mae_jax.core.keys import Context
 from mae_jax.masking.select import invert
 
@@ -45,3 +46,11 @@ def lines(
     place = rows * grid[1] + columns if order == "drawn" else jnp.zeros_like(rows + columns)
     hidden = (rows >= keep[0]) | (columns >= keep[1])
     return jnp.where(hidden, grid[0] * grid[1], place).reshape(batch, -1).astype(jnp.float32)
+
+
+def around(ctx: Context, places: Float[Array, "b n 3"], name: str = "mask") -> Float[Array, "b n"]:
+    """The nearer to one random token, the higher: a block in space is hidden (Point-BERT's and Point-MAE's "block")."""
+    b, n = places.shape[:2]
+    chosen = jnp.minimum((ctx.uniform(name, (b,)) * n).astype(jnp.int32), n - 1)
+    centre = jnp.take_along_axis(places, chosen[:, None, None], axis=1, mode="clip")
+    return -squared_distances(places, centre)[:, :, 0]

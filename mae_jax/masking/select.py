@@ -32,6 +32,21 @@ def keep_count(n: int, ratio: float) -> int:
     return keep
 
 
+def hide_count(n: int, ratio: float) -> int:
+    """How many of `n` tokens are hidden: int(n ratio), where `keep_count` truncates what is left (Point-MAE).
+
+    Raises:
+      UserError: a ratio that hides none, or all.
+    """
+    hidden = int(n * ratio) if 0.0 <= ratio < 1.0 else 0
+    if not 0 < hidden < n:
+        raise UserError(
+            f"method.mask_ratio={ratio} hides {hidden} of {n} tokens: a ratio below 1 that hides at least one of them, "
+            f"so at least {1 / n:.4f}, and leaves at least one visible."
+        )
+    return hidden
+
+
 def check_hides(ratio: float, n: int) -> None:
     """Raise UserError where method.mask_ratio hides none of n patches, or leaves none visible."""
     if keep_count(n, ratio) == n:

@@ -1,13 +1,14 @@
 """VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training (Tong et al., 2022;
 NeurIPS 2022). arXiv 2203.12602.
 
-MAE on clips: a token is a tube of 2 x 16 x 16 pixels, and 90 % are hidden, at the same places at all times, since neighbouring
-frames would otherwise give away what is hidden. `loss` is Sec. 3 of the paper, line by line.
+MAE on clips: a token is a tube of 2 x 16 x 16 pixels, and 90 % are hidden, at the same places at all times, since
+neighbouring frames would otherwise give away what is hidden. `loss` is Sec. 3 of the paper, line by line.
 
 Quirks of the authors' code that are kept: positions number the tokens through, one axis for time, row and column; keys
-have no bias; the encoder sees the visible tokens in their order; the decoder's sequence is [visible ; hidden] and only its
-end is predicted; the map between the two has no bias and torch's default initialisation; targets are pixels in [0, 1],
-normalised channel by channel, the epsilon outside the root; counts are truncated where tokens are hidden (MAE: kept).
+have no bias; the encoder sees the visible tokens in their order; the decoder's sequence is [visible ; hidden] and only
+its end is predicted; the map between the two has no bias and torch's default initialisation; targets are pixels in
+[0, 1], normalised channel by channel, the epsilon outside the root; counts are truncated where tokens are hidden (MAE:
+kept).
 """
 
 import dataclasses

@@ -1,13 +1,13 @@
 """VideoMAE V2: Scaling Video Masked Autoencoders with Dual Masking (Wang et al., 2023; CVPR 2023). arXiv 2303.16727.
 
-VideoMAE whose decoder is masked too: it is asked for a part of the clip alone, by running cells that differ from one time
-to the next, which halves its tokens and lets the encoder grow to a billion parameters. What was hidden from the encoder
-and asked of the decoder counts.
+VideoMAE whose decoder is masked too: it is asked for a part of the clip alone, by running cells that differ from one
+time to the next, which halves its tokens and lets the encoder grow to a billion parameters. What was hidden from the
+encoder and asked of the decoder counts.
 
-Quirks of the authors' code that are kept: all visible latents go to the decoder, whether a cell keeps their position or
-not, and mask tokens stand at ALL kept positions, those of visible tokens too, so that a position may occur twice; such
-tokens are predicted but not scored; the loss is a mean over the scored tokens of the batch, whose number differs between
-samples; with decoder_ratio 0 the decoder is asked for what is hidden, nothing else: VideoMAE. A clip's views
+Quirks of the authors' code that are kept: all visible latents go to the decoder, whether a cell keeps their position
+or not, and mask tokens stand at ALL kept positions, those of visible tokens too, so that a position may occur twice;
+such tokens are predicted but not scored; the loss is a mean over the scored tokens of the batch, whose number differs
+between samples; with decoder_ratio 0 the decoder is asked for what is hidden, nothing else: VideoMAE. A clip's views
 (data.repeats=4) share frames and differ in crop and both masks. The rest is VideoMAE's (methods/videomae.py).
 """
 

@@ -12,7 +12,7 @@ from mae_jax.methods.base import Leaf, config_fields
 from mae_jax.modalities.base import Modality
 from mae_jax.schema import Augment
 
-__all__ = ["Modality", "defaults", "fields", "find", "get", "kept", "kind_of", "kinds", "read_by", "tuned"]
+__all__ = ["Modality", "defaults", "fields", "find", "get", "keeps", "kept", "kind_of", "kinds", "read_by", "tuned"]
 
 
 def kinds() -> list[str]:
@@ -46,13 +46,15 @@ def find(name: str, augment: Augment) -> Modality | None:
     return get(kind)(**own, augment=augment)
 
 
+def keeps(key: str) -> bool:
+    """Whether probes and fine-tuning take this key of config.augment over from pretraining."""
+    kind = kind_of(key)
+    return kind is not None and key.removeprefix(kind + "_") in get(kind).kept
+
+
 def kept(augment: Augment) -> dict[str, Any]:
     """Of a pretraining's `augment.options` what probes and fine-tuning take over."""
-    return {
-        key: x
-        for key, x in augment.options.items()
-        if (kind := kind_of(key)) and key.removeprefix(kind + "_") in get(kind).kept
-    }
+    return {key: x for key, x in augment.options.items() if keeps(key)}
 
 
 def tuned(augment: Augment) -> dict[str, Any]:

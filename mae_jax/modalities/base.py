@@ -62,6 +62,18 @@ class Modality:
         """(mean, std) that bring a picture of the leaf's space back to [0, 1]; empty where it lies there."""
         return (), ()
 
+    def picture(self, leaf: Leaf, x: Array) -> Array | None:
+        """Leaves [b, *leaf.shape] as pictures [b, h, w, c] in `colours`' space, for `mae_jax data`; None: none."""
+        return None
+
+    def axes(self, leaf: Leaf) -> int:
+        """How many axes one sample has that a user gives as an array (`mae_jax.load`)."""
+        return len(leaf.shape)
+
+    def given(self, name: str, leaf: Leaf, value: Any) -> dict[str, Any]:
+        """The record of a sample as a user gives it: an array of `axes`, a path, bytes. Raises UserError, BadImage."""
+        return {name: value}
+
     @property
     def together(self) -> bool:
         """Whether `device` mixes samples with others of the batch, which then comes whole."""

@@ -1,9 +1,12 @@
 """Videos [t, h, w, 3]: the host samples and crops frames and sends uint8; the device normalises and erases."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from jaxtyping import Array
 
 from mae_jax.augment.erase import erase
@@ -13,10 +16,12 @@ from mae_jax.core.keys import Context
 from mae_jax.data.multi_scale_crop import SCALES
 from mae_jax.data.randaugment import mean_colour
 from mae_jax.data.transforms import SCALE
+from mae_jax.data.video import as_video
 from mae_jax.data.video_clip import VideoClip
 from mae_jax.data.views import HostLeaf
 from mae_jax.methods.base import Leaf
 from mae_jax.modalities.base import Modality
+from mae_jax.tokens.film import film_strip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,3 +94,17 @@ class Video(Modality):
 
     def colours(self, leaf: Leaf) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return ((0.0,), (1.0,)) if leaf.unit else (self.augment.mean, self.augment.std)
+
+    def picture(self, leaf: Leaf, x: Array) -> Array:
+        return film_strip(x)
+
+    def given(self, name: str, leaf: Leaf, value: Any) -> dict[str, Any]:
+        if isinstance(value, str | bytes | os.PathLike):
+            return {name: as_video(value if isinstance(value, bytes) else Path(value).expanduser())}
+        frames = np.asarray(value)
+        if np.issubdtype(frames.dtype, np.floating):
+            low, high = (float(frames.min()), float(frames.max())) if frames.size else (0.0, 0.0)
+            if not (low >= -1e-3 and high <= 1 + 1e-3):
+                raise UserError(f"'{name}' holds floats from {low:.4g} to {high:.4g}; [0, 1], or uint8, expected.")
+            frames = np.rint(255 * np.clip(frames, 0, 1)).astype(np.uint8)
+        return {name: as_video(frames)}

@@ -11,23 +11,25 @@ from mae_jax.nets.layers import LayerNorm, dense
 
 
 class Adaptor(nn.Module):
-    """From a student's features to a teacher's (MaskAlign).
+    """From a student's features to a teacher's (MaskAlign, DMAE).
 
     Attributes:
       out: the teacher's width.
       kind: "linear"; "norm_linear": a layer norm first; "mlp": linear, GELU, linear; "mlp2": linear, layer norm,
-        linear. The hidden width is the student's.
+        linear.
+      hidden: width between the two linear layers; None: the student's.
     """
 
     out: int
     kind: str = "linear"
     norm_eps: float = 1e-6
     dtype: Any = jnp.float32
+    hidden: int | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n out"]:
         if self.kind in ("mlp", "mlp2"):
-            x = dense(x.shape[-1], "fc", self.dtype)(x)
+            x = dense(self.hidden or x.shape[-1], "fc", self.dtype)(x)
         if self.kind == "mlp":
             x = jax.nn.gelu(x, approximate=False)
         if self.kind in ("norm_linear", "mlp2"):

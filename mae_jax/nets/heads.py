@@ -59,9 +59,12 @@ class ClassHead(nn.Module):
     std: float = 2e-5
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b d"]) -> tuple[Float[Array, "b classes"], Float[Array, "b d"]]:
-        """Return (logits, what the linear layer reads), in float32."""
+    def __call__(
+        self, x: Float[Array, "b d"], kept: Float[Array, "b d"] | None = None
+    ) -> tuple[Float[Array, "b classes"], Float[Array, "b d"]]:
+        """Return (logits, what the linear layer reads), in float32; `kept` multiplies the latter (dropout)."""
         x = x.astype(jnp.float32)
         x = LayerNorm(self.eps, name="fc_norm")(x) if self.norm else x
+        x = x if kept is None else x * kept
         init = nn.initializers.truncated_normal(self.std)
         return dense(self.classes, "head", jnp.float32, kernel_init=init)(x), x

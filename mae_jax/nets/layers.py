@@ -1,5 +1,6 @@
 """Layers that differ from Linen's in a way that matters, and the field's initialisers."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,32 @@ class BatchNorm(nn.Module):
             scale = self.param("scale", self.scale_init, (d,)).reshape(wide)
             y = y * scale + self.param("bias", nn.initializers.zeros, (d,)).reshape(wide)
         return y.astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def largest(x: Float[Array, "*n"], axis: int) -> Float[Array, "*m"]:
+    """x.max(axis), whose gradient goes to the first of the largest, as torch's.
+
+    jnp.max's divides by how many entries equal the maximum; where a compiler computes x once more for that comparison,
+    to another last bit, none does, and the gradient is NaN (seen on CPU without backend optimisation). It would also
+    keep x for the backward pass, where this keeps an index per maximum.
+    """
+    return x.max(axis)
+
+
+def _largest_forward(x: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    at = jnp.expand_dims(x.argmax(axis), axis)
+    return x.max(axis), (at, jnp.zeros((0, x.shape[axis]), x.dtype))
+
+
+def _largest_backward(axis: int, kept: tuple[Array, Array], g: Array) -> tuple[Array]:
+    at, like = kept
+    shape = at.shape[:axis] + like.shape[1:] + at.shape[axis + 1 :]
+    place = jax.lax.broadcasted_iota(at.dtype, shape, axis)
+    return (jnp.where(place == at, jnp.expand_dims(g, axis), jnp.zeros((), like.dtype)),)
+
+
+largest.defvjp(_largest_forward, _largest_backward)
 
 
 def dense(

@@ -13,8 +13,8 @@ from mae_jax.tokens import positions
 class TailDecoder(nn.Module):
     """[visible tokens ; a mask token for each position asked for], never unshuffled -> a prediction per mask token.
 
-    Which positions are asked for is free: those hidden from the encoder (VideoMAE), or a static number of any, seen ones
-    too (VideoMAE V2). Order enters through the positions alone: the fixed table of all `n` tokens, counted through.
+    Which positions are asked for is free: those hidden from the encoder (VideoMAE), or a static number of any, seen
+    ones too (VideoMAE V2). Order enters through the positions alone: the fixed table of `n` tokens, counted through.
 
     Attributes:
       shape: its own, narrower and shallower than the encoder's.

@@ -24,8 +24,8 @@ class Encoder(nn.Module):
 
     Attributes:
       patch: patch size along each axis.
-      positions: "sincos", fixed, made for whatever size comes in; "flat", the same of tokens counted through (VideoMAE);
-        "learned", a parameter of `grid`'s size; "none".
+      positions: "sincos", fixed, made for whatever size comes in; "flat", likewise, of tokens counted through
+        (VideoMAE); "learned", a parameter of `grid`'s size; "none".
       grid: number of patches along each axis, needed for learned positions.
       class_position: whether learned positions have a row for the class token.
       first: which axis has the first channels of a fixed table (tokens/positions.py).

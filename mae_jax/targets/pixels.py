@@ -44,7 +44,8 @@ def channel_stats(
     # The gradient of a root at 0 is infinite: a flat patch's deviation is 0 without one.
     var = values.var(axis=2, keepdims=True, ddof=1)
     std = jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1.0)), 0.0) + eps
-    return tuple(jnp.broadcast_to(x, values.shape).reshape(target.shape) for x in (mean, std))
+    wide = lambda x: jnp.broadcast_to(x, values.shape).reshape(target.shape)
+    return wide(mean), wide(std)
 
 
 def normalise_channels(target: Float[Array, "b n p"], channels: int, eps: float = 1e-6) -> Float[Array, "b n p"]:

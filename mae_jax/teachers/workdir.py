@@ -31,7 +31,7 @@ def load(spec: FrozenSpec) -> tuple[dict[str, Any], str]:
         from mae_jax.train.checkpoint import restore_arrays
 
         tensors = tree.flatten(restore_arrays(path, subtree="params/encoder")["params"])
-        found = _content_hash(tensors)
+        found = content_hash(tensors)
     else:
         tensors, found = read_tensors(path), files.sha256(path)
     files.check_hash(spec, found)
@@ -48,7 +48,7 @@ def load(spec: FrozenSpec) -> tuple[dict[str, Any], str]:
     return tree.unflatten({p: np.asarray(tensors[p], np.float32) for p in wanted}), found
 
 
-def _content_hash(tensors: dict[str, np.ndarray]) -> str:
+def content_hash(tensors: dict[str, np.ndarray]) -> str:
     """A checkpoint is many files, which differ between equal saves: hash what it says instead."""
     digest = hashlib.sha256()
     for path in sorted(tensors):

@@ -83,8 +83,8 @@ def case(method: Method, batch: Batch | None = None, *, samples: int = 4, given:
     """A case of a small instance of a method; its batch is drawn (`random_batch`) where none is given."""
     method.check()
     params, stats = jax.jit(method.init)(jax.random.key(0), sample_batch(method))
-    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    frozen = jax.tree.map(lambda s: 0.1 * jax.random.normal(jax.random.key(s.size), s.shape), frozen_shapes(method))
+    params = jax.tree.map(lambda p: jnp.asarray(p + 0.02 * _normal(p.size, p.shape)), jax.device_get(params))
+    frozen = jax.tree.map(lambda s: jnp.asarray(0.1 * _normal(s.size, s.shape)), frozen_shapes(method))
     rest = {"stats": stats, "ema": method.start_ema(params, stats), "frozen": frozen}
     return Case(method, params, rest, random_batch(method, samples) if batch is None else batch, given)
 
@@ -100,8 +100,13 @@ def random_leaf(seed: int, leaf: Leaf, samples: int) -> Any:
     if leaf.dtype == "bool":
         return jnp.ones(shape, bool)
     if leaf.dtype.startswith(("int", "uint")):
-        return jax.random.randint(jax.random.key(1 + seed), shape, 0, 3, leaf.dtype)
-    return jax.random.normal(jax.random.key(1 + seed), shape, leaf.dtype)
+        return jnp.asarray(np.random.default_rng(1 + seed).integers(0, 3, shape).astype(leaf.dtype))
+    return jnp.asarray(_normal(1 + seed, shape), leaf.dtype)
+
+
+def _normal(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """On the host: a shape that jax has not met costs a compilation."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def check(

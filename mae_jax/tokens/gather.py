@@ -22,6 +22,11 @@ def restore(visible: Float[Array, "b k d"], mask: Mask, fill: Float[Array, "*b 1
     return jnp.where(mask.hidden[:, :, None], fill, placed)
 
 
+def unshuffle(x: Float[Array, "b n d"], mask: Mask) -> Float[Array, "b n d"]:
+    """Tokens that lie as [visible, hidden], back at their places."""
+    return _take(x, mask.restore_ids, jnp.concatenate([mask.keep_ids, mask.drop_ids], axis=1))
+
+
 def gather(x: Float[Array, "b n d"], ids: Int[Array, "b k"]) -> Float[Array, "b k d"]:
     """x[i, ids[i]] for any ids, repeated ones too."""
     return jnp.take_along_axis(x, ids[:, :, None], axis=1, mode="clip")

@@ -1,4 +1,4 @@
-"""Fine-tuning as a method: any method's encoder with a linear head on its features, trained on labels.
+"""Fine-tuning as a method: any method's encoder with a head on its features, trained on labels.
 
 A `FineTune` stands in the place of the pretraining method, so that loop, step, guard, checkpoints, microbatches and
 averages serve as they are. It knows the encoder through `Method.encode` alone; its parameters are those that reach the
@@ -7,6 +7,7 @@ head, under their own names (`Method.encode` gets zeros for the others, which no
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -24,11 +25,15 @@ from mae_jax.eval import features as pooling
 from mae_jax.losses.cross_entropy import soft_cross_entropy
 from mae_jax.methods.base import FrozenSpec, Leaf, Method, Rest
 from mae_jax.nets.heads import ClassHead
-from mae_jax.nets.layers import apply
+from mae_jax.nets.layers import apply, apply_stats
+from mae_jax.nets.point import Projector
 from mae_jax.train.build import sample_batch
 from mae_jax.transfer.reach import Reach, pruned, reach, whole
 
-Pool = Literal["mean", "class", "normed_mean"]
+Pool = Literal["mean", "class", "normed_mean", "class_max"]
+HeadKind = Literal["linear", "mlp3"]
+MLP3 = (256, 256)  # hidden widths of the head "mlp3"
+DROPOUT = 0.5  # in it
 HEAD = ("fc_norm", "head")  # parts of the parameters that are not the encoder's
 
 
@@ -42,9 +47,14 @@ class FineTune(Method):
       multilabel: whether a label is a row of 0 and 1, one for each class, each with a sigmoid of its own.
       pool: what the head reads. "mean": the patch tokens' mean before the last norm, then a norm of its own, `fc_norm`
         (MAE, BEiT; the encoder's last norm is left out); "class": the class token after the last norm; "normed_mean":
-        the mean after the last norm, without another one.
+        the mean after the last norm, without another one; "class_max": beside the class token the largest value of
+        every channel over the patch tokens, after the last norm (Point-MAE).
+      head_kind: "linear"; "mlp3": three linear layers with batch norms, ReLUs and dropout between them (Point-MAE).
+      trained: regular expressions: which of the encoder's parameters are trained; None: all. Batch norms of what is
+        not still take the batch's statistics (Point-CMAE).
       smoothing: of the labels, before mixing.
       head_std: of the truncated normal that initialises the head.
+      dropout: of the numbers that its linear layer reads, in training.
     """
 
     name: ClassVar[str] = "finetune"
@@ -53,8 +63,11 @@ class FineTune(Method):
     classes: int
     multilabel: bool = False
     pool: Pool = "mean"
+    head_kind: HeadKind = "linear"
+    trained: tuple[str, ...] | None = None
     smoothing: float = 0.0
     head_std: float = 2e-5
+    dropout: float = 0.0
 
     @property
     def reach(self) -> Reach:
@@ -62,7 +75,9 @@ class FineTune(Method):
         return reach(self.inner, READ[self.pool])
 
     @property
-    def head(self) -> ClassHead:
+    def head(self) -> ClassHead | Projector:
+        if self.head_kind == "mlp3":
+            return Projector(MLP3, self.classes)
         return ClassHead(self.classes, self.pool == "mean", getattr(self.inner, "norm_eps", 1e-6), self.head_std)
 
     @property
@@ -72,7 +87,11 @@ class FineTune(Method):
 
     @property
     def couples(self) -> tuple[str, ...]:
-        return ("bn",) if self.reach.stats else ()
+        return ("bn",) if self.reach.stats or self.head_kind == "mlp3" else ()
+
+    @property
+    def dead(self) -> Mapping[str, str]:
+        return {} if self.trained is None else {frozen_rule(self.trained): "transfer.trained leaves it as it is"}
 
     def check(self) -> None:
         self.inner.check()
@@ -86,9 +105,11 @@ class FineTune(Method):
         for path in self.reach.params:
             if path.split("/")[0] in HEAD:
                 raise ValueError(f"the encoder's parameter '{path}' has the name of the classifier's own head")
-        if not 0 <= self.smoothing < 1 or not 0 <= self.inner.compute.drop_path < 1:
+        drop_path = self.inner.compute.drop_path
+        if not all(0 <= share < 1 for share in (self.smoothing, drop_path, self.dropout)):
             raise UserError(
-                f"transfer.smoothing={self.smoothing}, drop_path={self.inner.compute.drop_path}: 0 <= x < 1 expected."
+                f"transfer.smoothing={self.smoothing}, drop_path={drop_path}, dropout={self.dropout}: 0 <= x < 1 "
+                f"expected."
             )
         if self.classes < 2:
             raise UserError(f"fine-tuning on {self.classes} class(es): at least 2 expected. Are the data labelled?")
@@ -99,17 +120,24 @@ class FineTune(Method):
     def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
         encoder_key, head_key = jax.random.split(key)
         params, stats = self.inner.init(encoder_key, sample_batch(self.inner))
-        head = self.head.init(head_key, jnp.zeros((1, self.reach.out.shape[-1])))["params"]
-        return self._encoders(params) | head, pruned(stats, self.reach.stats)
+        head = self.head.init(head_key, jnp.zeros((1, self.reach.out.shape[-1])))
+        own, stats = head["params"], pruned(stats, self.reach.stats)
+        if self.head_kind == "mlp3":
+            own, stats = {"head": own}, stats | {"head": head["stats"]}
+        return self._encoders(params) | own, stats
 
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
         zeros = lambda s: jnp.zeros(s.shape, s.dtype)
         found = self.reach
-        stats = whole(rest["stats"], found.all_stats, zeros)
+        stats = whole(pruned(rest["stats"], found.stats), found.all_stats, zeros)
+        own = self._encoders(params)
+        if self.trained is not None:
+            still = lambda path: re.search(frozen_rule(self.trained or ()), path)
+            own = tree.map_with_path(lambda path, x: jax.lax.stop_gradient(x) if still(path) else x, own)
         features = self.inner.encode(
-            whole(self._encoders(params), found.all_params, zeros),
+            whole(own, found.all_params, zeros),
             {**rest, "stats": stats, "ema": {}},
             {name: x for name, x in batch.items() if not name.startswith("label")},
             ctx=ctx, train=train,
@@ -122,9 +150,22 @@ class FineTune(Method):
     ) -> tuple[Float[Array, "b classes"], Float[Array, "b d"], Stats]:
         """(logits, the features that the linear layer reads, statistics after the call)."""
         features = self.encode(params, rest, batch, ctx=ctx, train=train)
+        stats, x = dict(features.stats or {}), read(features, self.pool)
+        if self.head_kind == "mlp3":
+            drop = []
+            if ctx is not None and train:
+                drop = [dropout(ctx.uniform(f"head/dropout{i}", (len(x), w))) for i, w in enumerate(MLP3)]
+            logits, stats["head"] = apply_stats(
+                self.head, params["head"], rest["stats"]["head"], x.astype(jnp.float32), drop, train=train
+            )
+            return logits, x, stats
         own = {name: params[name] for name in HEAD if name in params}
-        logits, pooled = apply(self.head, own, read(features, self.pool))
-        return logits, pooled, dict(features.stats or {})
+        kept = None
+        if train and ctx is not None and self.dropout:
+            drawn = ctx.uniform("dropout", (len(x), x.shape[-1]))
+            kept = (drawn >= self.dropout) / (1 - self.dropout)
+        logits, pooled = apply(self.head, own, x, kept)
+        return logits, pooled, stats
 
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
         """Cross entropy with smoothed labels, or the mean over classes of binary ones; where images were mixed, with
@@ -152,13 +193,26 @@ def read(features: Features, how: Pool = "mean") -> Float[Array, "b d"]:
     """The vector per sample that goes to the head."""
     if how == "class" and not features.prefix.shape[1]:
         raise UserError(
-            "transfer.pool='class' reads the class token, but this encoder has none: set transfer.pool=mean."
+            "transfer.pool='class' (or class_max) reads the class token, but this encoder has none: set "
+            "transfer.pool=mean, or method.class_token=True where the method has such a field."
         )
+    if how == "class_max":
+        return jnp.concatenate([read(features, "class"), pooling.pool(features, "max")], axis=1)
     return pooling.pool(features, {"mean": "raw_mean", "normed_mean": "mean"}.get(how, how))
 
 
 # One function per pooling, so that what is traced for it is remembered.
-READ = {how: functools.partial(read, how=how) for how in ("mean", "class", "normed_mean")}
+READ = {how: functools.partial(read, how=how) for how in ("mean", "class", "normed_mean", "class_max")}
+
+
+def frozen_rule(trained: tuple[str, ...]) -> str:
+    """A regular expression of the paths that are not trained: all but the head and what `trained` matches."""
+    return rf"^(?!(?:{'|'.join(HEAD)})/)" + "".join(f"(?!.*(?:{pattern}))" for pattern in trained)
+
+
+def dropout(noise: Float[Array, "b w"]) -> Float[Array, "b w"]:
+    """Multipliers from U[0, 1): 0 with probability DROPOUT, else 1 / (1 - DROPOUT)."""
+    return jnp.where(noise < DROPOUT, 0.0, 1 / (1 - DROPOUT))
 
 
 def encoder_size(method: FineTune) -> tuple[int, list[str]]:

@@ -4,15 +4,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_jax import modalities
 from mae_jax.config import make_method, resolve
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source
 from mae_jax.methods.base import config_fields
 from mae_jax.schema import Config
 from mae_jax.train.build import open_split
-from mae_jax.transfer.finetune import READ, FineTune
+from mae_jax.transfer.finetune import READ, FineTune, frozen_rule
 from mae_jax.transfer.reach import reach
-from mae_jax.transfer.recipes import KEPT, SAME, choose, filled, merged, sections
+from mae_jax.transfer.recipes import KEPT, SAME, SMALL, choose, filled, merged, sections
 
 Raw = Mapping[str, Mapping[str, Any]]
 
@@ -37,7 +38,7 @@ def finetune_config(
     train = pretrained.get("train", {})
     base["train"] = {key: train[key] for key in ("precision", "seed") if key in train}
     base["eval"] = {key: v for key, v in base.get("eval", {}).items() if key in ("batch", "limit", "pool")}
-    base["augment"] = {key: v for key, v in base.get("augment", {}).items() if key in KEPT}
+    base["augment"] = {key: v for key, v in base.get("augment", {}).items() if key in KEPT or modalities.keeps(key)}
     start = {"transfer": {"task": "finetune"}, "method": _learned(pretrained["method"])}
     explicit = {f"{name}.{key}" for name, keys in file.items() for key in keys}
     explicit |= {text.partition("=")[0] for text in overrides}
@@ -52,20 +53,27 @@ def finetune_config(
     source = open_split(first, "train")
     check_labels(source, "training")
     method = make_method(first)
-    image = method.batch_spec.get("image")
-    shape = None if image is None else image.shape
+    spec = method.batch_spec
+    shape = spec["image"].shape if "image" in spec else spec["video"].shape[1:] if "video" in spec else None
     width = reach(method, READ["normed_mean"]).out.shape[-1]
-    transfer = filled(asked, choose(asked.recipe, width, shape))
+    transfer = filled(asked, choose(asked.recipe, width, shape, video="video" in spec))
     if asked.randaugment is None and (shape is None or shape[-1] != 3):
         transfer = dataclasses.replace(transfer, randaugment="")  # it knows red, green and blue alone
     transfer = dataclasses.replace(
         transfer, task="finetune", init=init, classes=len(source.classes), multilabel=source.multilabel
     )
-    large = shape is not None and max(shape[:2]) > 224
+    # Clips are never resized to more than is seen of them (VideoMAE).
+    large = shape is not None and max(shape[:2]) > (SMALL if "video" in spec else 224)
     recipe = sections(first, transfer, len(source), large)
     layers: list[Any] = [base, start, recipe, file, {"transfer": dataclasses.asdict(transfer)}]
     mesh = {"mesh": dataclasses.asdict(first.mesh)}
-    return resolve(merged(*layers, mesh), [o for o in overrides if not o.startswith("transfer.")])
+    config = resolve(merged(*layers, mesh), [o for o in overrides if not o.startswith("transfer.")])
+    if transfer.trained is None:
+        return config
+    still = ((frozen_rule(transfer.trained), 0.0),)  # what is not trained does not decay either
+    return dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, decay_rules=still + config.optim.decay_rules)
+    )
 
 
 def make_finetune(config: Config) -> FineTune:
@@ -73,9 +81,9 @@ def make_finetune(config: Config) -> FineTune:
     t = config.transfer
     inner = make_method(config)
     method = FineTune(
-        inner=inner, compute=inner.compute, classes=t.classes, multilabel=t.multilabel,
-        pool=t.pool or "mean", smoothing=t.smoothing or 0.0,
-        head_std=2e-5 if t.head_std is None else t.head_std,
+        inner=inner, compute=inner.compute, classes=t.classes, multilabel=t.multilabel, pool=t.pool or "mean",
+        head_kind=t.head or "linear", trained=t.trained, smoothing=t.smoothing or 0.0,
+        head_std=2e-5 if t.head_std is None else t.head_std, dropout=t.dropout or 0.0,
     )  # fmt: skip
     method.check()
     return method

@@ -13,10 +13,11 @@ from mae_jax import modalities
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.schema import Augment, Config, Transfer
 from mae_jax.train.optimizers import FINETUNE_DECAY
+from mae_jax.transfer.video_recipes import VIDEO_RECIPES
 
 # facebookresearch/mae, main_finetune.py and FINETUNE.md; the paper's Table 9 has 0.75 for all layer decays.
 _MAE: dict[str, Any] = dict(
-    pool="mean", head_std=2e-5, warmup=5, batch=1024, optimizer="adamw", end_rate=1e-6, weight_decay=0.05,
+    pool="mean", head_std=2e-5, dropout=0.0, warmup=5, batch=1024, optimizer="adamw", end_rate=1e-6, weight_decay=0.05,
     smoothing=0.1, mixup=0.8, cutmix=1.0, erase=0.25, randaugment="rand-m9-mstd0.5-inc1", crop_scale=(0.08, 1.0),
     average=0.0,
 )  # fmt: skip
@@ -32,11 +33,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     | dict(epochs=100, batch=4096, learning_rate=5e-4, layer_decay=0.65, drop_path=0.1, randaugment=""),
     "cae_l": _MAE
     | dict(epochs=50, batch=4096, learning_rate=1.25e-4, layer_decay=0.75, drop_path=0.2, randaugment=""),
+    # Point-MAE's rate is absolute, 5e-4 at 32 (configs/pointmae); new class token, head of three layers.
+    "pointmae": _MAE
+    | dict(pool="class_max", head="mlp3", epochs=300, warmup=10, batch=32, learning_rate=4e-3, layer_decay=1.0,
+           drop_path=0.1, smoothing=0.0, mixup=0.0, cutmix=0.0, erase=0.0, randaugment="", crop_scale=None),
     # Ours, for images of a few pixels and few of them: the crop and flip of pretraining, nothing that needs colours.
     "tiny": _MAE
     | dict(steps=400, epochs=None, warmup=0.1, batch=64, learning_rate=4e-3, layer_decay=0.75, drop_path=0.1, mixup=0.0,
            cutmix=0.0, erase=0.0, randaugment="", crop_scale=None),
-}  # fmt: skip
+} | VIDEO_RECIPES  # fmt: skip
 
 # Keys of other sections that say the same as one of `transfer`: who sets one sets both.
 SAME = {
@@ -51,14 +56,21 @@ KEPT = ("mean", "std", "normalise", "interpolation", "where", "canvas", "crop_sc
 SMALL = 64  # pixels: what is smaller gets the recipe "tiny"
 
 
-def choose(name: str, width: int, shape: tuple[int, ...] | None) -> str:
-    """The recipe's name; "auto" goes by the encoder's width; "tiny" where `shape` is of a small image or none."""
+def choose(name: str, width: int, shape: tuple[int, ...] | None, video: bool = False) -> str:
+    """The recipe's name; "auto" goes by the encoder's width; "tiny" where `shape` is of a small image or none.
+
+    Args:
+      shape: of an image, or of the frames of a `video`, for which "auto" means the recipes on Kinetics-400.
+    """
     if name != "auto":
         if name not in RECIPES:
             raise UserError(f"unknown transfer.recipe '{name}'. {nearest(name, ['auto', *RECIPES])}")
         return name
     if shape is None or max(shape[:2]) < SMALL:
         return "tiny"
+    if video:
+        widths = {"s": 768, "b": 1024, "l": 1280}
+        return f"videomae_{next((size for size, above in widths.items() if width < above), 'h')}_k400"
     return "mae_b" if width < 1024 else "mae_l" if width < 1280 else "mae_h"
 
 

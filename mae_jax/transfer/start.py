@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -45,14 +46,17 @@ def start(run: Run, weights: Weights | None, fresh: State | None = None) -> Stat
     state = run.init() if fresh is None else dict(fresh)
     method = run.method
     assert isinstance(method, FineTune)
-    state |= encoder({part: state[part] for part in ("params", "stats")}, method.inner, weights)
+    parts = {part: state[part] for part in ("params", "stats")}
+    state |= encoder(parts, method.inner, weights, run.config.transfer.fresh)
     if run.averaging:
         state["ema"]["average"] = jax.tree.map(jnp.copy, state["params"])
     return state
 
 
-def encoder(fresh: dict[str, Any], inner: Method, weights: Weights | None) -> dict[str, Any]:
+def encoder(fresh: dict[str, Any], inner: Method, weights: Weights | None, anew: Sequence[str] = ()) -> dict[str, Any]:
     """`fresh` {"params", "stats"} with the arrays of `weights` in their places; None: as it is.
+
+    Parameters that one of the regular expressions `anew` is found in stay as they are.
 
     Positions are resampled where `inner` has another grid. Raises UserError: as `start`.
     """
@@ -60,7 +64,10 @@ def encoder(fresh: dict[str, Any], inner: Method, weights: Weights | None) -> di
     found = {} if weights is None else {**tree.flatten(weights.params)}
     statistics = {} if weights is None else tree.flatten(weights.stats)
     wrong: list[str] = []
-    params = _taken(fresh["params"], found, wrong, old, inner, scratch=weights is None)
+    keep = lambda path: any(re.search(pattern, path) for pattern in anew)
+    own = {path: x for path, x in tree.flatten(fresh["params"]).items() if not keep(path)}
+    params = _taken(tree.unflatten(own), found, wrong, old, inner, scratch=weights is None)
+    params = tree.unflatten(tree.flatten(fresh["params"]) | tree.flatten(params))
     stats = _taken(fresh["stats"], statistics, wrong, old, inner, scratch=weights is None)
     if wrong:
         source = "" if weights is None else f" in {weights.info.get('source', 'the file')}"

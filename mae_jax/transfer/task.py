@@ -6,10 +6,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
+from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source
 from mae_jax.eval.probes import Result
@@ -135,7 +136,8 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
             "of a `mae_jax finetune`, or another protocol."
         )
     about = weights.info.get("head", {})
-    kernel = weights.head["params"]["head"]["kernel"]
+    layers = tree.flatten(weights.head["params"]["head"])
+    kernel = layers[max(path for path in layers if path.endswith("kernel"))]  # "fc2/kernel" of a head of three layers
     names = list(about.get("classes", ()))
     if len(test_source.classes) != kernel.shape[1] or (names and names != list(test_source.classes)):
         odd = sorted({*names} ^ {*test_source.classes})[:3]
@@ -144,9 +146,11 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
             f"{f', which are not the same: {odd}' if names and odd else ''}; its scores would mean nothing."
         )
     config = opened.config
+    kind: Literal["linear", "mlp3"] = "mlp3" if "fc2/kernel" in layers else "linear"
     transfer = Transfer(
-        task="finetune", classes=kernel.shape[1], pool=about.get("pool", "mean"), multilabel=test_source.multilabel
-    )
+        task="finetune", classes=kernel.shape[1], pool=about.get("pool", "mean"), head=kind,
+        multilabel=test_source.multilabel,
+    )  # fmt: skip
     run = build(config, method=make_finetune(dataclasses.replace(config, transfer=transfer)))
     shapes = run.shapes
     merged = {**weights.params, **weights.head["params"]}

@@ -31,7 +31,7 @@ class Found:
     Attributes:
       family: "official or timm", "timm", "Hugging Face", "big_vision".
       tensors: by the names that `rules` know.
-      method: fields of our MAE.
+      method: our method's name and fields.
       kind: of the weights (weights/store.py).
       head: facts of a classifier: {"pool", "count": how many classes, "classes": their names, [] where unknown}.
       norm_pix: None where the file does not say.
@@ -60,6 +60,12 @@ class Found:
 
 def understand(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: str) -> Found:
     """What `tensors` are, with the config.json beside them ({}: there is none)."""
+    from mae_jax.weights import video_families
+
+    if config.get("model_type") == "videomae":
+        return video_families.hugging_face(tensors, config, hints, where)
+    if video_families.is_official(tensors):
+        return video_families.official(tensors, hints, where)
     if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors):
         return hugging_face(tensors, config, hints, where)
     if "patch_embed.proj.weight" in tensors:
@@ -70,7 +76,8 @@ def understand(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where:
     raise UserError(
         f"{where} holds {len(tensors)} tensors ({some}, ...), and no family of ViTs that is known here names them so. "
         f"Known are facebookresearch/mae, timm's plain ViT (patch_embed.proj.weight), Hugging Face's ViTMAE and ViT "
-        f"(embeddings.patch_embeddings.projection.weight) and big_vision (embedding/kernel)."
+        f"(embeddings.patch_embeddings.projection.weight), big_vision (embedding/kernel), and VideoMAE in both its own "
+        f"and Hugging Face's names."
     )
 
 
@@ -81,26 +88,26 @@ def official(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: s
     """A state dict of the official code or of timm's plain ViT; `config` is timm's config.json."""
     _no_others(tensors, where)
     args, cfg = config.get("model_args") or {}, config.get("pretrained_cfg") or {}
-    kernel = _get(tensors, "patch_embed.proj.weight", where)
+    kernel = required(tensors, "patch_embed.proj.weight", where)
     dim, channels, *patch = kernel.shape
-    table, decoder = _get(tensors, "pos_embed", where), "mask_token" in tensors or "decoder_pred.weight" in tensors
+    table, decoder = required(tensors, "pos_embed", where), "mask_token" in tensors or "decoder_pred.weight" in tensors
     class_token = "cls_token" in tensors
     grid, class_row = _grid(table.shape[1], class_token, tuple(patch), args.get("img_size"), hints, where)
     order = layouts.order_of(table, grid, int(class_token and class_row))
     classifier = "head.weight" in tensors and "attn_pool.latent" not in tensors
-    decoder_dim = _get(tensors, "decoder_embed.weight", where).shape[0] if decoder else None
+    decoder_dim = required(tensors, "decoder_embed.weight", where).shape[0] if decoder else None
     s = Sizes(channels, (patch[0], patch[1]), grid, dim, decoder_dim, order != "column", class_token, class_row)
     agreed("num_heads", args.get("num_heads"), hints.heads, f"the config.json of {where}")
     method = _method(s, hints) | {
-        "depth": _depth(tensors, r"blocks\.(\d+)\."),
+        "depth": block_count(tensors, r"blocks\.(\d+)\."),
         "heads": args.get("num_heads") or hints.heads_of(dim),
-        "mlp_ratio": inner_ratio(_get(tensors, "blocks.0.mlp.fc1.weight", where).shape[0], dim),
+        "mlp_ratio": inner_ratio(required(tensors, "blocks.0.mlp.fc1.weight", where).shape[0], dim),
         "norm_eps": hints.norm_eps or 1e-6,
-        "activation": _activation(args.get("act_layer") or "gelu", where),
+        "activation": activation(args.get("act_layer") or "gelu", where),
     }
     if decoder_dim is not None:
         method |= {
-            "decoder_dim": decoder_dim, "decoder_depth": _depth(tensors, r"decoder_blocks\.(\d+)\."),
+            "decoder_dim": decoder_dim, "decoder_depth": block_count(tensors, r"decoder_blocks\.(\d+)\."),
             "decoder_heads": hints.heads_of(decoder_dim, "decoder_"),
         }  # fmt: skip
     absent = _absent_biases(tensors, "blocks.0.attn.qkv.bias")
@@ -114,7 +121,7 @@ def official(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: s
     return Found(
         "timm" if config else "official or timm", tensors, layouts.official(s), method,
         "classifier" if classifier else "pretraining" if decoder else "encoder", head,
-        mean=_colours(cfg.get("mean")) or IMAGENET[0], std=_colours(cfg.get("std")) or IMAGENET[1],
+        mean=floats(cfg.get("mean")) or IMAGENET[0], std=floats(cfg.get("std")) or IMAGENET[1],
         stated="mean" in cfg, order=order, left_out=left_out, absent=absent,
         tables={"pos_embed": "encoder", "decoder_pos_embed": "decoder"},
     )  # fmt: skip
@@ -173,11 +180,11 @@ def hugging_face(tensors: Tensors, config: Mapping[str, Any], hints: Hints, wher
         "decoder_intermediate_size": 2048, "mask_ratio": 0.75, "norm_pix_loss": False,
     }  # fmt: skip
     c = {key: config.get(key, default) for key, default in defaults.items()}
-    patch, size = _pair(c["patch_size"]), _pair(c["image_size"])
+    patch, size = pair(c["patch_size"]), pair(c["image_size"])
     agreed("image_size", size, hints.image_size, at)
     agreed("num_attention_heads", c["num_attention_heads"], hints.heads, at)
     grid = size[0] // patch[0], size[1] // patch[1]
-    table = _get(tensors, f"{vit}embeddings.position_embeddings", where)
+    table = required(tensors, f"{vit}embeddings.position_embeddings", where)
     if table.shape[1] != 1 + math.prod(grid):
         raise UserError(f"{where} has {table.shape[1]} positions, but {at} says 1 + {grid[0]} x {grid[1]}.")
     decoder = any(name.startswith("decoder.") for name in tensors)
@@ -187,7 +194,7 @@ def hugging_face(tensors: Tensors, config: Mapping[str, Any], hints: Hints, wher
     method = _method(s, hints) | {
         "depth": c["num_hidden_layers"], "heads": c["num_attention_heads"],
         "mlp_ratio": inner_ratio(c["intermediate_size"], s.dim), "norm_eps": hints.norm_eps or c["layer_norm_eps"],
-        "activation": _activation(c["hidden_act"], at),
+        "activation": activation(c["hidden_act"], at),
     }  # fmt: skip
     if decoder:
         ratio = inner_ratio(c["decoder_intermediate_size"], c["decoder_hidden_size"])
@@ -210,8 +217,8 @@ def hugging_face(tensors: Tensors, config: Mapping[str, Any], hints: Hints, wher
         "Hugging Face", tensors, layouts.hugging_face(s, names), method,
         "pretraining" if decoder else "classifier" if head else "encoder", head,
         norm_pix=bool(c["norm_pix_loss"]) if decoder else None,
-        mean=_colours(colours.get("image_mean")) or (IMAGENET if kind == "vit_mae" else HALF)[0],
-        std=_colours(colours.get("image_std")) or (IMAGENET if kind == "vit_mae" else HALF)[1],
+        mean=floats(colours.get("image_mean")) or (IMAGENET if kind == "vit_mae" else HALF)[0],
+        std=floats(colours.get("image_std")) or (IMAGENET if kind == "vit_mae" else HALF)[1],
         stated="image_mean" in colours, order=order,
         left_out={"pooler": "a dense layer and tanh on the class token, which nothing of ours reads"} if pooler else {},
         absent=_absent_biases(tensors, f"{query}.bias"),
@@ -231,8 +238,8 @@ def big_vision(tensors: Tensors, hints: Hints, where: str) -> Found:
     tensors = layouts.tidy_big_vision(tensors)
     first = any("/MlpBlock_3/" in name for name in tensors)
     attention = f"Transformer/encoderblock_0/MultiHeadDotProductAttention_{int(first)}"
-    *patch, channels, dim = _get(tensors, "embedding/kernel", where).shape
-    heads = _get(tensors, f"{attention}/query/kernel", where).shape[1]
+    *patch, channels, dim = required(tensors, "embedding/kernel", where).shape
+    heads = required(tensors, f"{attention}/query/kernel", where).shape[1]
     agreed("heads", heads, hints.heads, where)
     class_token = "cls" in tensors
     if "pos_embedding" in tensors:
@@ -256,9 +263,9 @@ def big_vision(tensors: Tensors, hints: Hints, where: str) -> Found:
         agreed("pool", said, hints.pool, where)
         head = {"pool": said, "count": tensors["head/kernel"].shape[1], "classes": []}
     method = _method(s, hints) | {
-        "depth": _depth(tensors, r"Transformer/encoderblock_(\d+)/"), "heads": heads,
+        "depth": block_count(tensors, r"Transformer/encoderblock_(\d+)/"), "heads": heads,
         "mlp_ratio": inner_ratio(
-            _get(tensors, f"Transformer/encoderblock_0/MlpBlock_{3 * first}/Dense_0/bias", where).shape[0], dim
+            required(tensors, f"Transformer/encoderblock_0/MlpBlock_{3 * first}/Dense_0/bias", where).shape[0], dim
         ),
         "norm_eps": hints.norm_eps or 1e-6, "activation": "gelu_tanh",
     }  # fmt: skip
@@ -276,7 +283,7 @@ def _method(s: Sizes, hints: Hints) -> dict[str, Any]:
     """The fields that follow from the sizes alone."""
     size = tuple(g * p for g, p in zip(s.grid, s.patch))
     return {
-        "name": "mae", "image_size": _plain(size), "patch": _plain(s.patch), "channels": s.channels, "dim": s.dim,
+        "name": "mae", "image_size": plain(size), "patch": plain(s.patch), "channels": s.channels, "dim": s.dim,
         "class_token": s.class_token, "positions": "learned" if s.learned else "sincos",
         "norm_pix": bool(hints.norm_pix),
     }  # fmt: skip
@@ -287,8 +294,8 @@ def _grid(
 ) -> tuple[tuple[int, int], bool]:
     """(the grid, whether the table has a row for the class token) of a table with so many rows."""
     if size is not None and hints.image_size is not None:
-        agreed("img_size", _pair(size), hints.image_size, f"the config.json of {where}")
-    given = hints.image_size or (None if size is None else _pair(size))
+        agreed("img_size", pair(size), hints.image_size, f"the config.json of {where}")
+    given = hints.image_size or (None if size is None else pair(size))
     if given is not None:
         grid = given[0] // patch[0], given[1] // patch[1]
         if rows - math.prod(grid) not in {0, int(class_token)}:
@@ -306,12 +313,12 @@ def _grid(
     )
 
 
-def _depth(tensors: Tensors, pattern: str) -> int:
+def block_count(tensors: Tensors, pattern: str) -> int:
     """Number of blocks by their names."""
     return 1 + max((int(m[1]) for name in tensors if (m := re.match(pattern, name))), default=-1)
 
 
-def _get(tensors: Tensors, name: str, where: str) -> np.ndarray:
+def required(tensors: Tensors, name: str, where: str) -> np.ndarray:
     if name not in tensors:
         raise UserError(f"{where} lacks {name}, without which its sizes cannot be told. Is the file whole?")
     return tensors[name]
@@ -321,20 +328,20 @@ def _absent_biases(tensors: Tensors, name: str) -> dict[str, str]:
     return {} if name in tensors else {"(encoder|decoder)/blocks/.+/attn/qkv/bias": "qkv has no bias: ours adds 0"}
 
 
-def _activation(name: str, where: str) -> str:
+def activation(name: str, where: str) -> str:
     if name not in ACTIVATIONS:
         raise UserError(f"{where} has the activation {name!r}; known are {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]
 
 
-def _colours(values: Any) -> tuple[float, ...] | None:
+def floats(values: Any) -> tuple[float, ...] | None:
     return None if values is None else tuple(float(v) for v in values)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
     rows, columns = (value, value) if isinstance(value, int) else value[-2:]
     return int(rows), int(columns)
 
 
-def _plain(size: tuple[int, ...]) -> int | tuple[int, ...]:
+def plain(size: tuple[int, ...]) -> int | tuple[int, ...]:
     return size[0] if len(set(size)) == 1 else size

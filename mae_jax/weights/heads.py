@@ -22,6 +22,11 @@ def logits(features: Features, head: Mapping[str, Any], pool: str, norm_eps: flo
       norm_eps: of `fc_norm`: the method's.
     """
     params = head["params"]
+    if "kernel" not in params["head"]:
+        raise UserError(
+            "this head has several layers with batch norms, of which only `mae_jax evaluate --protocols classify` "
+            "knows how to run them."
+        )
     if pool == "class":
         if features.prefix.shape[1] == 0:
             raise UserError("this head reads the class token, and the encoder has none.")

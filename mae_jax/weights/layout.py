@@ -21,6 +21,8 @@ OTHERS = {
     "spark": "it is a convolutional network",
     "hiendmae": "it encodes volumes, on three axes",
     "graphmae": "it encodes graphs",
+    "videomae": "it encodes videos",
+    "videomaev2": "it encodes videos",
 }
 HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 TIMM_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
@@ -70,10 +72,10 @@ def to_timm(weights: Weights) -> Written:
     s = dataclasses.replace(s, decoder_dim=None)
     left_out = _left_out(weights, decoder=False)
     tensors = _tensors(layouts.official(s), s, _without_decoder(weights), "pos_embed")
-    head, classes = weights.info.get("head") or {}, _classes(weights)
+    head, classes = weights.info.get("head") or {}, classes_of(weights)
     pool = head["pool"] if classes else "class" if s.class_token else "normed_mean"
     args = {
-        "img_size": list(_pair(method["image_size"])), "patch_size": list(s.patch), "in_chans": s.channels,
+        "img_size": list(pair(method["image_size"])), "patch_size": list(s.patch), "in_chans": s.channels,
         "embed_dim": s.dim, "depth": method["depth"], "num_heads": method["heads"],
         "mlp_ratio": method["mlp_ratio"], "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
         "class_token": s.class_token, "fc_norm": pool == "mean",
@@ -85,7 +87,7 @@ def to_timm(weights: Weights) -> Written:
         "architecture": "vit_base_patch16_224", "num_classes": classes, "num_features": s.dim,
         "global_pool": token, "model_args": args | {"global_pool": token},
         "pretrained_cfg": {
-            "tag": "mae_jax", "custom_load": False, "input_size": [s.channels, *_pair(method["image_size"])],
+            "tag": "mae_jax", "custom_load": False, "input_size": [s.channels, *pair(method["image_size"])],
             "fixed_input_size": True, "interpolation": "bicubic", "crop_pct": 0.875, "classifier": "head",
             "mean": list(colours["mean"]), "std": list(colours["std"]), "first_conv": "patch_embed.proj",
             "num_classes": classes, "pool_size": None,
@@ -98,7 +100,12 @@ def to_timm(weights: Weights) -> Written:
 
 
 def to_hugging_face(weights: Weights) -> Written:
-    """A folder for `from_pretrained`: ViTMAEForPreTraining, ViTForImageClassification, or ViTModel without a pooler."""
+    """A folder for `from_pretrained`: ViTMAEForPreTraining, ViTForImageClassification, or ViTModel without a pooler; of
+    videos VideoMAE's three."""
+    from mae_jax.weights import video_layout
+
+    if weights.config["method"]["name"] in video_layout.VIDEO:
+        return video_layout.to_hugging_face(weights)
     s, method = _sizes(weights, "hf")
     if not s.class_token:
         raise UserError("Hugging Face's ViTs have a class token, and these weights have none: take --to timm.")
@@ -107,7 +114,7 @@ def to_hugging_face(weights: Weights) -> Written:
             "Hugging Face's ViTForImageClassification reads the class token after the last norm, and this head the "
             "mean of the patch tokens: its logits cannot be had there. Take --to timm, or --as encoder."
         )
-    size = _pair(method["image_size"])
+    size = pair(method["image_size"])
     kind = weights.kind
     if kind == "pretraining" and (len(set(size)) > 1 or len(set(s.patch)) > 1):
         raise UserError("Hugging Face's ViTMAE knows square images and patches only; take --as encoder for a ViTModel.")
@@ -140,7 +147,7 @@ def to_hugging_face(weights: Weights) -> Written:
             "norm_pix_loss": bool(weights.info["norm_pix"]),
         }  # fmt: skip
     elif kind == "classifier":
-        labels = weights.info["head"].get("classes") or [f"LABEL_{i}" for i in range(_classes(weights))]
+        labels = weights.info["head"].get("classes") or [f"LABEL_{i}" for i in range(classes_of(weights))]
         config |= {"id2label": {str(i): name for i, name in enumerate(labels)},
                    "label2id": {name: i for i, name in enumerate(labels)}}  # fmt: skip
     colours = weights.config["augment"]
@@ -181,7 +188,7 @@ def _without_decoder(weights: Weights) -> Weights:
     return dataclasses.replace(weights, params={"encoder": weights.params["encoder"]})
 
 
-def _classes(weights: Weights) -> int:
+def classes_of(weights: Weights) -> int:
     """How many classes the head knows; 0: there is no head."""
     return 0 if weights.head is None else weights.head["params"]["head"]["kernel"].shape[1]
 
@@ -205,7 +212,7 @@ def _sizes(weights: Weights, to: str) -> tuple[Sizes, dict[str, Any]]:
         )
     if to in ("hf", "mae") and name != "mae" and weights.kind == "pretraining":
         raise UserError(f"--to {to} knows MAE's decoder alone, and '{name}' has parts of its own: take --as encoder.")
-    size, patch = _pair(method["image_size"]), _pair(method["patch"])
+    size, patch = pair(method["image_size"]), pair(method["patch"])
     grid = (size[0] // patch[0], size[1] // patch[1])
     decoder = method["decoder_dim"] if "decoder" in weights.params else None
     learned = method.get("positions", "sincos") == "learned"
@@ -238,6 +245,6 @@ def _check_gelu(method: Mapping[str, Any], to: str) -> None:
                         f"exact GELU: take --to timm or hf.")  # fmt: skip
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
     rows, columns = (value, value) if isinstance(value, int) else value
     return rows, columns

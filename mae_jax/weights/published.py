@@ -19,7 +19,9 @@ from mae_jax.weights.hints import Hints, agreed
 from mae_jax.weights.store import Weights
 
 IN_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-BESIDE_ENCODER = re.compile(r"(params/)?(decoder|mask_token|head[./]|fc_norm|classifier|MAPHead_0|pre_logits)")
+BESIDE_ENCODER = re.compile(
+    r"(params/)?(decoder|encoder_to_decoder|mask_token|head[./]|fc_norm|classifier|MAPHead_0|pre_logits)"
+)
 
 
 def read_published(path: Path, hints: Hints | None = None) -> Weights:
@@ -42,7 +44,7 @@ def read_published(path: Path, hints: Hints | None = None) -> Weights:
         agreed("norm_pix", entry.norm_pix, hints.norm_pix, entry.name)
     agreed("norm_pix", found.norm_pix, hints.norm_pix, f"the config.json of {path}")
     norm_pix = next((x for x in (found.norm_pix, entry and entry.norm_pix, hints.norm_pix) if x is not None), None)
-    method = _whole(found.method | {"norm_pix": bool(norm_pix)})
+    method = _whole(found.method | {"norm_pix": bool(norm_pix)} | _own_colours(found, hints))
     weights, extra = _import(found, method, path)
     mean, std = hints.mean or found.mean, hints.std or found.std
     info = {
@@ -62,30 +64,38 @@ def read_published(path: Path, hints: Hints | None = None) -> Weights:
 
 def _whole(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Every field of the method, checked."""
+    from mae_jax import methods
     from mae_jax.methods.base import config_fields
-    from mae_jax.methods.mae import MAE
 
-    MAE(**{key: value for key, value in fields.items() if key != "name"}).check()
-    return {"name": "mae"} | {key: f.default for key, f in config_fields(MAE).items()} | dict(fields)
+    cls = methods.get(fields["name"])
+    cls(**{key: value for key, value in fields.items() if key != "name"}).check()
+    return {"name": cls.name} | {key: f.default for key, f in config_fields(cls).items()} | dict(fields)
+
+
+def _own_colours(found: Found, hints: Hints) -> dict[str, Any]:
+    """The colours that a video's method has of its own, for its targets."""
+    if found.method["name"] == "mae":
+        return {}
+    return {"mean": hints.mean or found.mean, "std": hints.std or found.std}
 
 
 def template(method: Mapping[str, Any], head: Mapping[str, Any] | None, decoder: bool) -> dict[str, Any]:
-    """Shapes of {"params", "head"} of an MAE and a classifier's head."""
+    """Shapes of {"params", "head"} of a method and a classifier's head."""
     import jax
 
-    from mae_jax.methods.mae import MAE
+    from mae_jax import methods
     from mae_jax.train.build import sample_batch
 
-    mae = MAE(**{key: value for key, value in method.items() if key != "name"})
-    params, _ = jax.eval_shape(mae.init, jax.random.key(0), sample_batch(mae))
+    made: Any = methods.get(method["name"])(**{key: value for key, value in method.items() if key != "name"})
+    params, _ = jax.eval_shape(made.init, jax.random.key(0), sample_batch(made))
     if not decoder:
         params = {"encoder": params["encoder"]}
     if head is None:
         return {"params": params}
     shape = lambda *axes: jax.ShapeDtypeStruct(axes, np.float32)
-    own: dict[str, Any] = {"head": {"kernel": shape(mae.dim, head["count"]), "bias": shape(head["count"])}}
+    own: dict[str, Any] = {"head": {"kernel": shape(made.dim, head["count"]), "bias": shape(head["count"])}}
     if head["pool"] == "mean":
-        own["fc_norm"] = {"scale": shape(mae.dim), "bias": shape(mae.dim)}
+        own["fc_norm"] = {"scale": shape(made.dim), "bias": shape(made.dim)}
     return {"params": params, "head": {"params": own}}
 
 

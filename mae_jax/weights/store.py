@@ -9,7 +9,6 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import mae_jax
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
+from mae_jax.interop.files import metadata, read_tensors
 
 FORMAT = "mae_jax-weights-1"
 KINDS = ("pretraining", "encoder", "classifier")
@@ -85,8 +85,6 @@ def read(path: str | os.PathLike[str]) -> Weights:
     Raises:
       UserError: no such file, or not written by `write`.
     """
-    from mae_jax.interop.files import read_tensors
-
     meta = metadata(path)
     if meta.get("format") != FORMAT:
         raise UserError(
@@ -97,21 +95,6 @@ def read(path: str | os.PathLike[str]) -> Weights:
         json.loads(meta["config"]), found["params"], found["stats"], found["ema"], found["head"] or None,
         json.loads(meta["info"]), found["extra"],
     )  # fmt: skip
-
-
-def metadata(path: str | os.PathLike[str]) -> Mapping[str, str]:
-    """The header's metadata of a .safetensors file; {} where there is none, or where the file is something else."""
-    path = Path(path)
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= 100_000_000:
-            return {}
-        try:
-            return json.loads(file.read(length)).get("__metadata__", {})
-        except (ValueError, AttributeError):
-            return {}
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:

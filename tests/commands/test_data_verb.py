@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 from tiny_runs import config_file, tiny
 
 from mae_jax.commands.main import main
+from mae_jax.config import resolve
 
 
 def data(tmp_path, config, *argv):
@@ -54,6 +56,20 @@ def test_what_holds_no_image_is_still_described(tmp_path, capsys):
                    "--seconds=0.1", "--config.train.batch=8"])  # fmt: skip
     said = capsys.readouterr().out
     assert status == 0 and "volume" in said and not (tmp_path / "d.png").exists()
+
+
+def test_clips_are_shown_as_strips_with_their_mean(tmp_path, capsys):
+    config = dict(
+        method=dict(name="videomae", frames=4, image_size=16, patch=8), data=dict(source="moving_digits"),
+        augment=dict(video_stride=1, video_crop="centre"), train=dict(batch=8),
+    )  # fmt: skip
+    status, figures = data(tmp_path, resolve(config), "--count=6")
+    assert status == 0 and "uint8 8x4x16x16x3" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(tmp_path / "data.png").convert("L"))
+    assert sheet.std() > 20 and sheet.shape[1] > 5 * 64  # six strips of four frames in a row
+    # A digit of 8 x 8 pixels on a canvas of 16 x 16.
+    digits = load_digits().images
+    assert figures["images"] == 1000 and abs(figures["mean"][0] - digits.mean() / 16 / 4) < 0.002
 
 
 @pytest.mark.parametrize("argv", [("--count=0",), ("--config.data.split=x",)])

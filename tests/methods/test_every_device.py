@@ -58,7 +58,7 @@ def test_eight_devices_are_one(name):
 
 
 def test_microbatches_change_nothing(name):
-    method, *_ = make(name)
+    method, *_ = make(name, SAMPLES)
     if method.couples or not all(leaf.batched for leaf in method.batch_spec.values()):
         pytest.skip("its samples hang together, or there is only one")
     assert_same(one_step(name, microbatches=2), one_step(name))

@@ -103,7 +103,8 @@ def test_hidden_pixels_reach_neither_latent_nor_prediction(params):
 
 def test_loss_is_the_mean_over_hidden_tokens_and_their_order_is_ascending(params):
     loss, aux = run(params)
-    hidden, unit = np.asarray(aux.seen["hidden"]), np.asarray(VIDEO) * METHOD.std + METHOD.mean
+    hidden = np.asarray(aux.seen["hidden"])
+    unit = jnp.asarray(np.asarray(VIDEO) * METHOD.std + METHOD.mean, jnp.float32)
     tokens = np.asarray(patchify(unit, METHOD.cut)).reshape(3, 18, 32, 3)
     target = (tokens - tokens.mean(2, keepdims=True)) / (tokens.std(2, ddof=1, keepdims=True) + 1e-6)
     target = np.stack([target[i].reshape(18, 96)[hidden[i]] for i in range(3)])
@@ -155,7 +156,7 @@ def test_a_perfect_prediction_paints_the_original(params, norm_pix):
 
 
 def test_initial_weights_are_the_authors():
-    """Sheet: Xavier inside encoder and decoder; the bridge and the convolution as torch leaves them; the token cut at 1."""
+    """Sheet: Xavier inside encoder and decoder; bridge and convolution as torch leaves them; the token is cut."""
     big = dataclasses.replace(METHOD, dim=64, decoder_dim=256, heads=4, decoder_heads=4)
     p = tree.flatten(jax.jit(big.init)(jax.random.key(3), {"video": VIDEO})[0])
     bound = lambda path, b: np.testing.assert_allclose(np.abs(p[path]).max(), b, rtol=0.02)

@@ -131,7 +131,7 @@ def test_hidden_pixels_reach_neither_latent_nor_prediction(params):
 def test_parts_of_unequal_count_average_to_the_whole(params):
     """The weight of a part is its number of scored tokens; a plain mean of the parts' losses is another number."""
     noise = jnp.tile(jnp.arange(8.0), (4, 1))
-    # Over four slots every place is asked equally often, whatever is hidden: ask by hand, of other numbers of seen tokens.
+    # Over four slots cells ask for every place equally often, whatever is hidden: here other numbers of seen tokens.
     ask = jnp.array([[*range(16)], [*range(16)], [*range(1, 8), *range(9, 16), 30, 31], [*range(2, 8), *range(22, 32)]])
     scores = jnp.tile(noise, (1, 4))
     whole, aux = run(params, VIDEO, {"scores": scores, "ask": ask})

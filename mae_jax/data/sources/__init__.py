@@ -17,11 +17,13 @@ from mae_jax.data.sources.graphs import GraphsNpz
 from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
 from mae_jax.data.sources.graphs_read import TU, Planetoid
 from mae_jax.data.sources.imagenette import Imagenette
+from mae_jax.data.sources.made_points import MadePoints
 from mae_jax.data.sources.mixture import Mixture
 from mae_jax.data.sources.moving_digits import MovingDigits
 from mae_jax.data.sources.npz import Npz
 from mae_jax.data.sources.parquet import Parquet
 from mae_jax.data.sources.photos import Photos
+from mae_jax.data.sources.points import Points
 from mae_jax.data.sources.segmentation import Segmentation
 from mae_jax.data.sources.sensors import Sensors
 from mae_jax.data.sources.shapes import Shapes
@@ -30,6 +32,7 @@ from mae_jax.data.sources.subset import open_split
 from mae_jax.data.sources.synthetic import Synthetic
 from mae_jax.data.sources.tar import Tar
 from mae_jax.data.sources.tfds import Tfds
+from mae_jax.data.sources.videos import Videos
 from mae_jax.data.sources.volumes import Volumes
 
 __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "open_split"]
@@ -44,6 +47,7 @@ SOURCES: dict[str, type] = {
     "folder": Folder,
     "graphs_npz": GraphsNpz,
     "imagenette": Imagenette,
+    "made_points": MadePoints,
     "mixture": Mixture,
     "moving_digits": MovingDigits,
     "networkx": Networkx,
@@ -51,6 +55,7 @@ SOURCES: dict[str, type] = {
     "parquet": Parquet,
     "photos": Photos,
     "planetoid": Planetoid,
+    "points": Points,
     "sbm": StochasticBlocks,
     "segmentation": Segmentation,
     "sensors": Sensors,
@@ -61,6 +66,7 @@ SOURCES: dict[str, type] = {
     "tfds": Tfds,
     "tones": Tones,
     "tu": TU,
+    "video": Videos,
     "volumes": Volumes,
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.audio import EXTENSIONS, read, soundfile
 from mae_jax.data.sources.base import Source, Spec, held_out, label_phrase, number_labels, split_name
-from mae_jax.data.sources.folder import TEST_FOLDERS, Folder, class_labels, class_names, image_files
+from mae_jax.data.sources.folder import TEST_FOLDERS, Folder, class_labels, class_names, files_below
 from mae_jax.data.sources.names import Names
 
 ENDINGS = tuple(e.encode() for e in sorted(EXTENSIONS))
@@ -62,11 +62,11 @@ class Audio(Spec):
             return self._speech_commands(root, split)
         train = root / "train" if (root / "train").is_dir() else root
         test = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None) if train != root else None
-        names = Names.of(image_files(train, ENDINGS))
+        names = Names.of(files_below(train, ENDINGS))
         classes = class_names(names) if len(names) else ()
         base = train
         if test is not None and split == "test":
-            base, names = test, Names.of(image_files(test, ENDINGS))
+            base, names = test, Names.of(files_below(test, ENDINGS))
         elif test is None and len(names):
             names = names.take(held_out(names, self.holdout) == (split == "test"))
         labels = class_labels(names, classes, base) if len(names) else np.zeros(0, np.int32)
@@ -74,7 +74,7 @@ class Audio(Spec):
 
     def _speech_commands(self, root: Path, split: str) -> Source:
         listed = {line.strip().encode() for line in (root / "testing_list.txt").read_text().splitlines()}
-        every = Names.of(name for name in image_files(root, ENDINGS) if not name.startswith(NOT_WORDS))
+        every = Names.of(name for name in files_below(root, ENDINGS) if not name.startswith(NOT_WORDS))
         classes = class_names(every)
         names = Names.of(name for name in every if (name in listed) == (split == "test"))
         return AudioFiles(root, names, class_labels(names, classes, root), classes, split)

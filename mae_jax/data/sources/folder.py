@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mae_jax.data.sources.names import Names
 
 EXTENSIONS = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "npy")
 ENDINGS = tuple(b"." + e.encode() for e in EXTENSIONS)
+IMAGES = f"image, a file ending in {', '.join(EXTENSIONS)}"
 TEST_FOLDERS = ("val", "test", "validation")  # the first that is there
 
 
@@ -46,24 +47,37 @@ class Folder(Spec):
         if self.manifest:
             names, labels, classes = read_manifest(self.manifest, root, split, self.holdout)
             return Files(root, names, labels, classes, split)
-        train = root / "train" if (root / "train").is_dir() else root
-        test = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None) if train != root else None
-        names = Names.of(image_files(train))
-        if not len(names):
-            raise UserError(_nothing(train))
-        classes = class_names(names)
-        if test is not None:
-            base, names = (test, Names.of(image_files(test))) if split == "test" else (train, names)
-        else:
-            base, names = train, names.take(held_out(names, self.holdout) == (split == "test"))
-        if not len(names):
-            held_none = split == "test" and test is None
-            raise UserError(_no_holdout(base, self.holdout) if held_none else _nothing(base))
-        return Files(base, names, class_labels(names, classes, base), classes, split)
+        return Files(*split_tree(root, split, self.holdout, image_files, IMAGES), split)
 
     def directory(self) -> Path:
         """The directory `path`. Raises UserError where there is none."""
-        return _directory(self.path)
+        return find_directory(self.path, "The folder source reads a directory of images; for a .npz or .npy file use "
+                              "data.source='npz'.")  # fmt: skip
+
+
+def split_tree(
+    root: Path, split: str, holdout: float, find: Callable[[Path], Iterator[bytes]], what: str
+) -> tuple[Path, Names, np.ndarray, tuple[str, ...]]:
+    """(base, names relative to it, labels int32 [n], classes) of a split of a tree, by the rules of `Folder`.
+
+    Args:
+        find: the names below a directory, in the order of their bytes.
+        what: what is looked for, and how it is told, for messages.
+    """
+    train = root / "train" if (root / "train").is_dir() else root
+    test = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None) if train != root else None
+    names = Names.of(find(train))
+    if not len(names):
+        raise UserError(_nothing(train, what))
+    classes = class_names(names)
+    if test is not None:
+        base, names = (test, Names.of(find(test))) if split == "test" else (train, names)
+    else:
+        base, names = train, names.take(held_out(names, holdout) == (split == "test"))
+    if not len(names):
+        held_none = split == "test" and test is None
+        raise UserError(_no_holdout(base, holdout) if held_none else _nothing(base, what))
+    return base, names, class_labels(names, classes, base), classes
 
 
 class Files(Source):
@@ -89,23 +103,36 @@ class Files(Source):
         return f"folder {self.root}: {len(self)} files ({self.split}), {label_phrase(self)}"
 
 
-def image_files(root: Path, endings: tuple[bytes, ...] = ENDINGS) -> Iterator[bytes]:
-    """Relative paths of the files below `root` with these endings, "/" between parts, in the order of their bytes.
+def image_files(root: Path) -> Iterator[bytes]:
+    """`files_below` of images."""
+    return files_below(root, ENDINGS)
+
+
+def files_below(root: Path, endings: tuple[bytes, ...], whole: tuple[bytes, ...] = ()) -> Iterator[bytes]:
+    """Relative paths of the files with these endings, "/" between parts, in the order of their bytes.
 
     A directory sorts as its name and "/", so that walking depth first gives this order without holding all paths.
+
+    Args:
+        whole: a directory that holds files with these endings, and none with the others, counts as a file itself, and
+            what is below it does not count.
     """
-    return _walk(os.fsencode(root), b"", (), endings)
+    return _walk(os.fsencode(root), b"", (), endings, whole)
 
 
 def _walk(
-    folder: bytes, prefix: bytes, above: tuple[tuple[int, int], ...], endings: tuple[bytes, ...]
+    folder: bytes,
+    prefix: bytes,
+    above: tuple[tuple[int, int], ...],
+    endings: tuple[bytes, ...],
+    whole: tuple[bytes, ...],
 ) -> Iterator[bytes]:
     try:
         status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
         if here in above:  # a link that leads back up
             return
-        found = []
+        found, frames = [], False
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith(b"."):
@@ -114,12 +141,17 @@ def _walk(
                     found.append(entry.name + b"/")
                 elif entry.name.lower().endswith(endings):
                     found.append(entry.name)
+                else:
+                    frames = frames or entry.name.lower().endswith(whole)
     except PermissionError as error:
         raise UserError(f"The directory {os.fsdecode(folder)} cannot be read ({error.strerror}). Make it readable, or "
                         "give its name a leading dot to leave it out.") from error  # fmt: skip
+    if frames and prefix and all(name.endswith(b"/") for name in found):
+        yield prefix[:-1]
+        return
     for name in sorted(found):
         if name.endswith(b"/"):
-            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, (*above, here), endings)
+            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, (*above, here), endings, whole)
         else:
             yield prefix + name
 
@@ -152,29 +184,29 @@ def class_labels(names: Names, classes: tuple[str, ...], root: Path) -> np.ndarr
     return labels
 
 
-def _directory(path: str) -> Path:
+def find_directory(path: str, instead: str) -> Path:
+    """data.path, a directory. Raises UserError; `instead` is what to do where it is a file."""
     root = Path(path).expanduser().absolute()
     if root.is_dir():
         return root
     if root.exists():
-        raise UserError(f"data.path={path} is a file. The folder source reads a directory of images; for a .npz or "
-                        ".npy file use data.source='npz'.")  # fmt: skip
+        raise UserError(f"data.path={path} is a file. {instead}")
     beside = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
     raise UserError(f"data.path={path}: there is no such directory ({root}). {nearest(root.name, beside)}")
 
 
-def _nothing(root: Path) -> str:
+def _nothing(root: Path, what: str) -> str:
     """Say what was looked for and what was there."""
     there = sorted(p.name for p in root.iterdir())
     seen = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
     return (
-        f"There is no image below {root}. Looked in every directory for files ending in {', '.join(EXTENSIONS)} "
-        f"(capitals too, hidden files left out); the directory holds {seen or 'nothing'}."
+        f"There is no {what} (capitals too, hidden files left out) below {root}. Looked in every directory; it holds "
+        f"{seen or 'nothing'}."
     )
 
 
 def _no_holdout(root: Path, holdout: float) -> str:
     return (
-        f"The test split of {root} is empty: data.holdout={holdout} keeps no image of it for testing. Give a holdout "
-        f"above 0 and at least two images, or a directory {root.parent / 'val'} beside a directory 'train'."
+        f"The test split of {root} is empty: data.holdout={holdout} keeps nothing of it for testing. Give a holdout "
+        f"above 0 and at least two files, or a directory {root.parent / 'val'} beside a directory 'train'."
     )

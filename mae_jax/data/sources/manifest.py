@@ -5,7 +5,7 @@ import itertools
 import os
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +25,20 @@ LOOKED_FOR = 100  # files that must be there when the manifest is opened
 Row = tuple[str, str, str]  # path, label, split; "" where there is none
 
 
-def read_manifest(file: str, root: Path, split: str, holdout: float) -> tuple[Names, np.ndarray, tuple[str, ...]]:
+def read_manifest(
+    file: str, root: Path, split: str, holdout: float, exists: Callable[[Path], bool] = Path.is_file
+) -> tuple[Names, np.ndarray, tuple[str, ...]]:
     """(names, labels int32 [n] with -1 for none, classes) of a split. Classes are those of all rows.
 
     Without a split column, and where all rows are "train", the held-out share of `held_out` is the test split. Of
     "val", "test" and "validation" the first that occurs is the test split.
 
+    Args:
+        exists: what must hold for the first LOOKED_FOR paths.
+
     Raises: UserError that names the line (CSV) or row (Parquet) and the column.
     """
-    path = Path(file).expanduser().absolute()
-    if not path.is_file():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"data.manifest={file}: there is no such file ({path}). {nearest(path.name, beside)}")
+    path = find_table(file)
     numbers: dict[str, int] = {}  # of each label text, in order of appearance
     labels, codes, sums = array("i"), array("b"), array("Q")
 
@@ -59,7 +61,7 @@ def read_manifest(file: str, root: Path, split: str, holdout: float) -> tuple[Na
     _check_unique(names, np.frombuffer(sums, np.uint64), path)
     first = Names(names.block, names.starts[:LOOKED_FOR], names.lengths[:LOOKED_FOR])
     for i, name in enumerate(first):
-        if not (root / os.fsdecode(name)).is_file():
+        if not exists(root / os.fsdecode(name)):
             raise UserError(f"{_place(path, i)}, column 'path': there is no file {root / os.fsdecode(name)}. Paths are "
                             "relative to data.path.")  # fmt: skip
     remap, classes = number_labels(list(numbers), f"The column 'label' of {path}")
@@ -70,6 +72,15 @@ def read_manifest(file: str, root: Path, split: str, holdout: float) -> tuple[Na
         raise UserError(f"The {split} split of the manifest {path} is empty: no row of its column 'split' says so, and "
                         f"data.holdout={holdout} of {len(names)} rows.")  # fmt: skip
     return names.take(chosen), label[chosen], classes
+
+
+def find_table(file: str) -> Path:
+    """A manifest's path. Raises UserError where there is none."""
+    path = Path(file).expanduser().absolute()
+    if not path.is_file():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"data.manifest={file}: there is no such file ({path}). {nearest(path.name, beside)}")
+    return path
 
 
 def _of_split(codes: np.ndarray, names: Names, split: str, holdout: float) -> np.ndarray:
