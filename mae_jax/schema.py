@@ -197,6 +197,13 @@ class Transfer:
     probe_attentive_learning_rate: float = 5e-4  # per 256
     probe_attentive_weight_decay: float = 0.05
     probe_attentive_heads: int = 0  # of the query's attention; 0: one per 64 channels
+    probe_prototypes: int = 20  # prototypes: of each class
+    probe_prototype_epochs: float = 30.0
+    probe_prototype_warmup: float = 0.067  # share of the steps
+    probe_prototype_batch: int = 64
+    probe_prototype_rate: float = 0.04  # of the prototypes, as it is, whatever the batch
+    probe_prototype_last_rate: float = 4e-4  # of the layer from similarities to logits
+    probe_prototype_weight_decay: float = 3e-4  # of the prototypes; of that layer a third (1e-4)
 
 
 @dataclasses.dataclass(frozen=True)

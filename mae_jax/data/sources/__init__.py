@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.array_record import ArrayRecord
+from mae_jax.data.sources.audio import Audio
 from mae_jax.data.sources.base import Arrays, Source, Spec
 from mae_jax.data.sources.chirps import Chirps, Tones
 from mae_jax.data.sources.cifar import Cifar10, Cifar100
@@ -38,6 +39,7 @@ __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "o
 
 SOURCES: dict[str, type] = {
     "array_record": ArrayRecord,
+    "audio": Audio,
     "chirps": Chirps,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
