@@ -15,6 +15,7 @@ from mae_jax.data.limits import BadImage, check_size, reasons
 from mae_jax.data.video import Video
 
 GUESSED = ("avi",)  # containers that store no times of presentation: where frames are reordered, FFmpeg guesses them
+GAP = 16  # frames that cost less to decode than to jump over to the next key frame
 LACKING = (1.0, 0.1)  # seconds, or share if that is less, by which a file may end before its header says it does
 
 
@@ -128,7 +129,7 @@ class VideoFile(Video):
         for number in numbers:
             time = times[number]
             key = keys[bisect_right(keys, time) - 1]
-            if flow is None or key > shown:
+            if flow is None or bisect_right(times, key) - bisect_right(times, shown) > GAP:
                 flow = self._from(key, wanted)
             for frame in flow:
                 if frame.pts is None:

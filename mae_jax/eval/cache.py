@@ -104,7 +104,7 @@ class Entry:
         order = np.argsort(position, kind="stable")
         features, labels, keep = [], [], []
         for part in parts:
-            keep.append(kept(part["label"], part["valid"]))
+            keep.append(kept(part["label"], part["valid"], part["features"].ndim == part["label"].ndim == 2))
             features.append(part["features"])
             labels.append(part["label"])
         chosen = np.concatenate(keep)[order]
@@ -112,7 +112,13 @@ class Entry:
 
 
 def features(
-    entries: Mapping[str, Entry], encoders: Encoders, split: Pass, *, place: Place | None = None, rows: int = SHARD_ROWS
+    entries: Mapping[str, Entry],
+    encoders: Encoders,
+    split: Pass,
+    *,
+    place: Place | None = None,
+    rows: int = SHARD_ROWS,
+    multilabel: bool = False,
 ) -> dict[str, Labelled]:
     """Features of a split by each encoder: from the cache where they are, else computed and kept.
 
@@ -120,7 +126,7 @@ def features(
 
     Args:
       entries: the cache's place for each encoder.
-      place: as in `features.extract`.
+      place, multilabel: as in `features.extract`.
       rows: samples in a shard.
 
     Raises:
@@ -129,12 +135,19 @@ def features(
     lacking = _any_process(np.array([not entry.done for entry in entries.values()], bool))
     missing = {name: entry for (name, entry), due in zip(entries.items(), lacking, strict=True) if due}
     if missing:
-        _extract(missing, {name: encoders[name] for name in missing}, split, place, max(1, rows // split.batch))
+        _extract(
+            missing, {name: encoders[name] for name in missing}, split, place, max(1, rows // split.batch), multilabel
+        )
     return {name: checked(name, entry.read()) for name, entry in entries.items()}
 
 
 def _extract(
-    entries: Mapping[str, Entry], encoders: Encoders, split: Pass, place: Place | None, per_shard: int
+    entries: Mapping[str, Entry],
+    encoders: Encoders,
+    split: Pass,
+    place: Place | None,
+    per_shard: int,
+    multilabel: bool = False,
 ) -> None:
     me, processes = jax.process_index(), jax.process_count()
     shards = -(-split.batches // per_shard)
@@ -149,7 +162,7 @@ def _extract(
         try:
             for number in range(first, last):
                 due = min((number + 1) * per_shard, split.batches) - number * per_shard
-                made = [_encoded(next(batches), encoders, place) for _ in range(due)]
+                made = [_encoded(next(batches), encoders, place, multilabel) for _ in range(due)]
                 for name, entry in entries.items():
                     _save(entry.shard(number, me), name, made, number * per_shard, split.batch)
         finally:
@@ -170,7 +183,9 @@ def _extract(
         raise UserError("the cache of features is not seen by all processes: name a shared folder with --cache DIR.")
 
 
-def _encoded(host: Mapping[str, Any], encoders: Encoders, place: Place | None) -> dict[str, np.ndarray]:
+def _encoded(
+    host: Mapping[str, Any], encoders: Encoders, place: Place | None, multilabel: bool = False
+) -> dict[str, np.ndarray]:
     """This process's rows: label, valid, and the features of every encoder (under "features/NAME")."""
     check_labelled(host)
     label = np.asarray(host["label"])
@@ -179,7 +194,7 @@ def _encoded(host: Mapping[str, Any], encoders: Encoders, place: Place | None) -
     found = {name: encode(batch) for name, encode in encoders.items()}  # all are dispatched before any is awaited
     for name, array in found.items():
         local = _local_rows(array).astype(np.float32)
-        check_pairs(label, local)
+        check_pairs(label, local, multilabel)
         out[f"features/{name}"] = local
     return out
 

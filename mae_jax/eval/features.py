@@ -18,10 +18,14 @@ Place = Callable[[str, Any], Array]  # (name, rows of this process) -> the globa
 
 
 class Labelled(NamedTuple):
-    """Features of n samples and their classes."""
+    """Features of n samples and their classes: a number each, or [n, classes] of 0 and 1 (one may be of several)."""
 
     features: Float32[np.ndarray, "n d"]
-    labels: Int64[np.ndarray, " n"]
+    labels: Int64[np.ndarray, "n *c"]
+
+    @property
+    def multilabel(self) -> bool:
+        return self.labels.ndim == 2
 
 
 def check_pool(how: str) -> None:
@@ -65,6 +69,7 @@ def extract(
     batches: Iterable[Mapping[str, Any]],
     *,
     place: Place | None = None,
+    multilabel: bool = False,
 ) -> dict[str, Labelled]:
     """Features of all real samples, in the order of the batches, by each encoder; every batch is read once.
 
@@ -75,6 +80,7 @@ def extract(
         input. Under several processes each yields its own rows, equally many batches, and every process gets
         the features of all.
       place: puts an array on the devices; None leaves that to jit.
+      multilabel: "label" is [b, classes] of 0 and 1, for a sample; those of -1 are unlabelled and left out.
 
     Raises:
       UserError: no samples, no labels, or features that are not finite.
@@ -87,20 +93,22 @@ def extract(
         label, real = fetch(batch.pop("label")), batch.pop("valid", None)
         # All are dispatched before any is awaited.
         encoded = {name: encode(batch) for name, encode in encoders.items()}
-        keep = kept(label, None if real is None else fetch(real))
+        keep = kept(label, None if real is None else fetch(real), multilabel)
         labels.append(label[keep].astype(np.int64))
         for name, features in encoded.items():
             array = fetch(features)
-            check_pairs(label, array)
+            check_pairs(label, array, multilabel)
             parts[name].append(array[keep].astype(np.float32))
     found = {name: np.concatenate(arrays) for name, arrays in parts.items() if arrays}
     every = np.concatenate(labels) if labels else np.zeros(0, np.int64)
     return {name: checked(name, Labelled(found.get(name, np.zeros((0, 0), np.float32)), every)) for name in encoders}
 
 
-def kept(label: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+def kept(label: np.ndarray, valid: np.ndarray | None, multilabel: bool = False) -> np.ndarray:
     """Which samples of a batch are real; with a label per token, which tokens are real and of the split."""
     keep = np.ones(len(label), bool) if valid is None else valid.astype(bool)
+    if multilabel:
+        return keep & (label >= 0).all(axis=1)
     return keep[:, None] & (label >= 0) if label.ndim == 2 else keep
 
 
@@ -113,9 +121,14 @@ def check_labelled(batch: Mapping[str, Any]) -> None:
         )
 
 
-def check_pairs(label: np.ndarray, array: np.ndarray) -> None:
+def check_pairs(label: np.ndarray, array: np.ndarray, multilabel: bool = False) -> None:
     """Raise UserError where labels and features are not one to one."""
-    if array.ndim != label.ndim + 1:
+    if multilabel and not label.ndim == array.ndim == 2:
+        raise UserError(
+            f"labels of shape {label.shape}, a column for each class, need a feature vector per sample, not features "
+            f"of shape {array.shape}: set eval.pool to one of {', '.join(POOLS[:-1])}."
+        )
+    if not multilabel and array.ndim != label.ndim + 1:
         raise UserError(
             f"labels of shape {label.shape} do not fit features of shape {array.shape}: with one label per "
             f"token set eval.pool='tokens', with one per sample another ({', '.join(POOLS[:-1])})."

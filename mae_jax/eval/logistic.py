@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on the devices: L-BFGS whose line search costs no matrix product.
+"""Logistic regression on the devices, of all classes or each: L-BFGS whose line search costs no matrix product.
 
 The logits of a step are linear in its length, so a search along a direction needs X @ direction once; every
 trial after that is elementwise. An iteration therefore reads the features twice, whatever the search does.
@@ -24,13 +24,13 @@ class Problem(NamedTuple):
 
     Attributes:
       x: standardised features; rows of zeros fill up the last device.
-      y: numbers of classes.
+      y: numbers of classes [n]; or [n, c] of 0 and 1, every class against its absence.
       fit: weight of each sample in the fit: 1, or 0 where it is held out or filled up.
       held: the same for the held-out loss.
     """
 
     x: Float[Array, "n d"]
-    y: Int[Array, " n"]
+    y: Int[Array, "n *c"]
     fit: Float[Array, " n"]
     held: Float[Array, " n"]
 
@@ -44,7 +44,9 @@ class Solution(NamedTuple):
     held_loss: Float[Array, ""]
 
 
-def place(x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], held: Any = None, mesh: Mesh | None = None) -> Problem:
+def place(
+    x: Float[np.ndarray, "n d"], y: Int[np.ndarray, "n *c"], held: Any = None, mesh: Mesh | None = None
+) -> Problem:
     """A problem on the mesh (None: the default device) from arrays that every process holds whole."""
     n = len(y)
     rows = -(-n // (mesh.size if mesh else 1)) * (mesh.size if mesh else 1)
@@ -66,8 +68,9 @@ def solve(
 ) -> Solution:  # fmt: skip
     """argmin of mean cross entropy + |W|^2 / (2 strength n), n = sum of `fit`: scikit-learn's objective over n.
 
-    The offset is free. Ends where no entry of the gradient exceeds `tolerance`, where float32 finds nothing lower,
-    or after `iterations`.
+    Of labels [n, c] the cross entropies of all classes are added up: scikit-learn's one-vs-rest, every class at one
+    strength. The offset is free. Ends where no entry of the gradient exceeds `tolerance`, where float32 finds nothing
+    lower, or after `iterations`.
 
     Args:
       strength: inverse ridge strength (scikit-learn's C).
@@ -100,14 +103,13 @@ def _solve(problem: Problem, strength: Array, start: Array, tolerance: Array, it
         return jnp.matmul(problem.x, w[:-1], precision=HIGHEST) + w[-1:]
 
     def entropy(logits: Array, weight: Array) -> Array:
-        nll = jax.nn.logsumexp(logits, axis=1) - jnp.take_along_axis(logits, problem.y[:, None], axis=1)[:, 0]
-        return (nll * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+        return (_nll(logits, problem.y) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
     def value_of(logits: Array, w: Array) -> Array:
         return entropy(logits, problem.fit) + 0.5 * ridge * jnp.square(w[:-1]).sum()
 
     def gradient_of(logits: Array, w: Array) -> Array:
-        error = (jax.nn.softmax(logits) - jax.nn.one_hot(problem.y, logits.shape[1])) * (problem.fit / n)[:, None]
+        error = _residual(logits, problem.y) * (problem.fit / n)[:, None]
         weights = jnp.matmul(problem.x.T, error, precision=HIGHEST) + ridge * w[:-1]
         return jnp.concatenate([weights, error.sum(axis=0, keepdims=True)])
 
@@ -124,7 +126,7 @@ def _solve(problem: Problem, strength: Array, start: Array, tolerance: Array, it
 
         def look(a: Array) -> tuple[Array, Array]:
             logits = state.logits + a * along
-            error = (jax.nn.softmax(logits) - jax.nn.one_hot(problem.y, logits.shape[1])) * (problem.fit / n)[:, None]
+            error = _residual(logits, problem.y) * (problem.fit / n)[:, None]
             value = entropy(logits, problem.fit) + 0.5 * ridge * (w2 + 2 * a * wd + a * a * dd)
             return value, (error * along).sum() + ridge * (wd + a * dd)
 
@@ -172,6 +174,20 @@ def _solve(problem: Problem, strength: Array, start: Array, tolerance: Array, it
     )  # fmt: skip
     state = lax.while_loop(lambda s: ~s.done & (s.steps < iterations), step, state)
     return Solution(state.w, jnp.abs(state.gradient).max(), state.steps, entropy(state.logits, problem.held))
+
+
+def _nll(logits: Float[Array, "n c"], y: Int[Array, "n *c"]) -> Float[Array, " n"]:
+    """-log p(y) of each sample."""
+    if y.ndim == 2:
+        return (jax.nn.softplus(logits) - y * logits).sum(axis=1)
+    return jax.nn.logsumexp(logits, axis=1) - jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
+
+
+def _residual(logits: Float[Array, "n c"], y: Int[Array, "n *c"]) -> Float[Array, "n c"]:
+    """The gradient of `_nll` by the logits."""
+    if y.ndim == 2:
+        return jax.nn.sigmoid(logits) - y
+    return jax.nn.softmax(logits) - jax.nn.one_hot(y, logits.shape[1])
 
 
 def _two_loops(state: _State) -> Array:

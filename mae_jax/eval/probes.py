@@ -17,7 +17,7 @@ class Result:
     """Outcome of one probe on one set of features.
 
     Attributes:
-      accuracy: percent.
+      accuracy: percent correct; mAP in percent in rows "..._map".
       interval: half width of a 95 % interval in percent, where the protocol repeats something.
       details: what else is worth a look (other k, the chosen strength).
     """
@@ -29,6 +29,7 @@ class Result:
 
 Results = Mapping[str, Mapping[str, Result]]  # set of features -> row of the table -> result
 
+MAP = "_map"  # ends the name of a row of mean average precisions: of samples that may be of several classes
 HEALTH = "health"  # needs no labels, and more than two sets of features: train/probing.py, eval/health.py
 
 
@@ -74,16 +75,19 @@ class Protocol(NamedTuple):
       title: of its row in the table; {knn_k} and the like are filled in.
       fit: (training features, test features, settings) -> {row: result}.
       reads: the settings that it reads.
+      several: whether it knows samples of several classes.
     """
 
     title: str
     fit: Callable[[Labelled, Labelled, Settings], dict[str, Result]]
     reads: tuple[str, ...] = ()
+    several: bool = False
 
 
 def _linear(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Result]:
     probe = linear.accuracy(train, test, mesh=settings.mesh)
-    return {"linear": Result(probe.accuracy, details={"C": probe.strength, "converged": float(probe.converged)})}
+    row = "linear" + MAP * train.multilabel
+    return {row: Result(probe.accuracy, details={"C": probe.strength, "converged": float(probe.converged)})}
 
 
 def _knn(train: Labelled, test: Labelled, settings: Settings) -> dict[str, Result]:
@@ -118,7 +122,7 @@ def _svm_linear(train: Labelled, test: Labelled, settings: Settings) -> dict[str
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    "linear": Protocol("linear probe", _linear),
+    "linear": Protocol("linear probe", _linear, several=True),
     "knn": Protocol("kNN, k = {knn_k[0]}", _knn, ("knn_k", "knn_temperature")),
     "svm": Protocol("SVM, 10 folds", _svm),
     "svm_linear": Protocol("linear SVM", _svm_linear),
@@ -138,6 +142,17 @@ def check_protocols(protocols: Sequence[str], known: Iterable[str] = (*PROTOCOLS
             )
 
 
+def check_several(protocols: Sequence[str], multilabel: bool) -> None:
+    """Raise UserError on a protocol that expects one class per sample where there may be several."""
+    known = [name for name, protocol in PROTOCOLS.items() if protocol.several]
+    for name in protocols if multilabel else ():
+        if name not in (*known, HEALTH):
+            raise UserError(
+                f"records here may be of several classes, and the protocol '{name}' expects one of each: set "
+                f"eval.protocols and eval.online to some of {', '.join((*known, HEALTH))}."
+            )
+
+
 def probe(
     train: Labelled,
     test: Labelled,
@@ -146,6 +161,7 @@ def probe(
 ) -> dict[str, Result]:
     """Each protocol's rows: fitted to `train` alone, scored on `test`. "health" is passed over."""
     check_protocols(protocols)
+    check_several(protocols, train.multilabel)
     found: dict[str, Result] = {}
     for name in protocols:
         if name != HEALTH:
@@ -155,11 +171,13 @@ def probe(
 
 def protocol_of(row: str) -> str:
     """The protocol that a row of the table belongs to."""
-    return "few_shot" if row.startswith("few_shot_") else row
+    return "few_shot" if row.startswith("few_shot_") else row.removesuffix(MAP)
 
 
 def title_of(row: str, settings: Settings = DEFAULTS) -> str:
     """What the table calls a row."""
     if row.startswith("few_shot_"):
         return f"{row.removeprefix('few_shot_')}-shot"
+    if row.endswith(MAP):
+        return f"{title_of(row.removesuffix(MAP), settings)}, mAP"
     return PROTOCOLS[row].title.format(**vars(settings)) if row in PROTOCOLS else row

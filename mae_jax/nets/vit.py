@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.types import Features, Mask
@@ -102,16 +103,22 @@ class Encoder(nn.Module):
             valid=None if valid is None else valid[:, p:], hidden=hidden,
         )  # fmt: skip
 
+    def fixed_table(self, grid: tuple[int, ...]) -> np.ndarray | None:
+        """The table [n, d] of a grid, where it is no parameter; None where it is one, or where there are none."""
+        if self.positions == "sincos":
+            return positions.sincos(self.shape.dim, grid, first=self.first, transposed=self.transposed)
+        if self.positions == "flat":
+            return positions.flat_sincos(self.shape.dim, math.prod(grid))
+        return None
+
     def _positions(self, grid: tuple[int, ...]) -> tuple[Float[Array, "1 p d"], Float[Array, "n d"]]:
         p = int(self.class_token)
         none = jnp.zeros((1, p, self.shape.dim))
         if self.positions == "none":
             return none, jnp.zeros((math.prod(grid), self.shape.dim))
-        if self.positions == "sincos":
-            table = positions.sincos(self.shape.dim, grid, first=self.first, transposed=self.transposed)
-            return none, jnp.asarray(table)
-        if self.positions == "flat":
-            return none, jnp.asarray(positions.flat_sincos(self.shape.dim, math.prod(grid)))
+        fixed = self.fixed_table(grid)
+        if fixed is not None:
+            return none, jnp.asarray(fixed)
         rows = p if self.class_position else 0
         table = self.param("pos_embed", self.position_init, (1, math.prod(self.grid) + rows, self.shape.dim))
         if grid != self.grid:

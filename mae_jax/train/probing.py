@@ -22,7 +22,7 @@ from mae_jax.data.sources import Source
 from mae_jax.eval import cache
 from mae_jax.eval.features import Labelled, extract
 from mae_jax.eval.health import health
-from mae_jax.eval.probes import HEALTH, PROTOCOLS, Result, Settings
+from mae_jax.eval.probes import HEALTH, PROTOCOLS, Result, Settings, check_several
 from mae_jax.eval.report import tables
 from mae_jax.eval.run import Evaluator
 from mae_jax.train.build import Run, sample_batch
@@ -66,6 +66,7 @@ class Probes:
         if set(protocols) - {HEALTH}:
             for split, source in (("train", train), ("test", test)):
                 check_labels(run, split, source)
+            check_several(protocols, train.multilabel)
         if HEALTH in protocols:
             Health.check(run)
         raw = settings.raw and bool(settings.protocols)  # the table alone compares with pixels
@@ -156,7 +157,9 @@ class Probes:
         source = {"train": self._train, "test": self._test}[split]
         encoders = evaluator.encoders(weights)
         if folder is None:
-            return extract(encoders, eval_batches(self._run, source), place=self._run.place)
+            return extract(
+                encoders, eval_batches(self._run, source), place=self._run.place, multilabel=source.multilabel
+            )
         data = features_key(self._run, source)
         entries = {
             name: cache.Entry.of(
@@ -167,7 +170,7 @@ class Probes:
         batches, batch = eval_pass(self._run, source)
         return cache.features(
             entries, encoders, cache.Pass(functools.partial(eval_batches, self._run, source), batches, batch),
-            place=self._run.place,
+            place=self._run.place, multilabel=source.multilabel,
         )  # fmt: skip
 
     def _weights_key(self, weights: tuple[Any, Any] | None) -> dict[str, Any]:

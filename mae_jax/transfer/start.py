@@ -17,11 +17,10 @@ from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import replicated
 from mae_jax.methods.base import Method
 from mae_jax.schema import Transfer
-from mae_jax.tokens import positions
 from mae_jax.train.build import Run, sample_batch
 from mae_jax.train.state import State
 from mae_jax.transfer.finetune import HEAD, FineTune
-from mae_jax.weights.store import Weights
+from mae_jax.weights.store import Weights, learned_positions
 
 
 def identity(weights: Weights | None) -> str:
@@ -88,7 +87,8 @@ def _taken(
             return x
         array = found.get(path)
         if path.endswith("pos_embed") and (array is None or array.shape != x.shape):
-            array = _positions(array, x.shape, old, new)
+            rows = x.shape[-2] - math.prod(getattr(new, "grid", ()))
+            array = learned_positions(array, old, new, rows, x.shape[-1])
         elif scratch:
             return x
         if array is None or array.shape != x.shape:
@@ -97,21 +97,6 @@ def _taken(
         return jax.device_put(np.asarray(array, x.dtype), x.sharding)
 
     return tree.map_with_path(one, fresh)
-
-
-def _positions(table: Any, shape: tuple[int, ...], old: Method, new: Method) -> np.ndarray | None:
-    """A table of positions for the new grid: the old one (fixed: sine-cosine) resampled as torch's bicubic does."""
-    grids: list[Any] = [getattr(method, "grid", None) for method in (old, new)]
-    if None in grids or len(grids[0]) != len(grids[1]):
-        return None
-    rows = shape[-2] - math.prod(grids[1])
-    if table is None:
-        net = getattr(old, "encoder", None)
-        order: Any = {"first": getattr(net, "first", "column"), "transposed": getattr(net, "transposed", False)}
-        table = positions.with_prefix(positions.sincos(shape[-1], grids[0], **order), rows)[None]
-    if table.shape[-2] != rows + math.prod(grids[0]) or table.shape[-1] != shape[-1]:
-        return None
-    return positions.interpolate(np.asarray(table), grids[0], grids[1], prefix=rows)
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

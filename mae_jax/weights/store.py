@@ -128,36 +128,59 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     return Weights(config, saved["params"], saved["stats"], saved["ema"], info=info)
 
 
-COLUMN_FIRST = ("mae", "lut", "maskalign")  # methods whose fixed positions are MAE's
-
-
 def fit_positions(weights: Weights, method: Any) -> Weights:
-    """The weights with the learned positions that `method` has: resampled to its grid (as torch's bicubic does), or
-    MAE's fixed table where they had that.
+    """The weights with the learned positions that `method` has (`learned_positions`).
 
     Raises:
       UserError: a learned table where the method has fixed positions.
     """
     from mae_jax.methods import get
-    from mae_jax.tokens.positions import interpolate, sincos, with_prefix
 
     encoder, theirs = weights.params.get("encoder", {}), weights.config["method"]
+    found, net = encoder.get("pos_embed"), getattr(method, "encoder", None)
     learned = getattr(method, "positions", "sincos") == "learned"
-    if "pos_embed" in encoder:
-        if not learned and hasattr(method, "encoder"):
-            can = "set method.positions='learned'" if hasattr(method, "positions") else "it has fixed ones only"
-            raise UserError(f"these weights have learned positions, and method '{method.name}' here has none: {can}.")
-        own = {key: value for key, value in theirs.items() if key != "name"}
-        old: tuple[int, ...] = getattr(get(theirs["name"])(**own), "grid")  # noqa: B009
-        if old == getattr(method, "grid", old):
-            return weights
-        prefix = encoder["pos_embed"].shape[1] - math.prod(old)
-        table = interpolate(np.asarray(encoder["pos_embed"]), old, method.grid, prefix)
-    elif learned and theirs["name"] in COLUMN_FIRST and encoder:
-        table = with_prefix(sincos(method.dim, method.grid), int(method.class_token))[None]
+    if found is not None and not learned and net is not None:
+        can = "set method.positions='learned'" if hasattr(method, "positions") else "it has fixed ones only"
+        raise UserError(f"these weights have learned positions, and method '{method.name}' here has none: {can}.")
+    if not encoder or (found is None and not learned):
+        return weights
+    old: Any = get(theirs["name"])(**{key: value for key, value in theirs.items() if key != "name"})
+    if found is not None:
+        rows, dim = found.shape[-2] - math.prod(old.grid), found.shape[-1]
+    elif net is not None:
+        rows, dim = int(net.class_token and net.class_position), net.shape.dim
     else:
         return weights
+    table = learned_positions(found, old, method, rows, dim)
+    if table is None or table is found:
+        return weights
     return dataclasses.replace(weights, params=weights.params | {"encoder": encoder | {"pos_embed": table}})
+
+
+def learned_positions(table: Any, old: Any, new: Any, rows: int, dim: int) -> np.ndarray | None:
+    """A table [1, rows + n, dim] for the grid of method `new`: that of method `old`, resampled as torch's bicubic does.
+
+    Args:
+      table: the learned one; None: the fixed one of `old`'s encoder, with zeros for its prefix.
+      rows: of the prefix (class token).
+
+    Returns: None where there is no such table, or none that fits.
+    """
+    from mae_jax.tokens.positions import interpolate, with_prefix
+
+    grids: list[Any] = [getattr(method, "grid", None) for method in (old, new)]
+    if None in grids or len(grids[0]) != len(grids[1]):
+        return None
+    if table is None:
+        own = {f.name: f.default for f in dataclasses.fields(old)}  # from scratch `old` is `new`, whose are learned
+        old = dataclasses.replace(old, positions=own["positions"]) if "positions" in own else old
+        fixed = getattr(getattr(old, "encoder", None), "fixed_table", lambda grid: None)(grids[0])
+        if fixed is None:
+            return None
+        table = with_prefix(fixed, rows)[None]
+    if table.shape[-2:] != (rows + math.prod(grids[0]), dim):
+        return None
+    return table if grids[0] == grids[1] else interpolate(np.asarray(table), grids[0], grids[1], prefix=rows)
 
 
 def open_weights(
