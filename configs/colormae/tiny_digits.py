@@ -21,10 +21,10 @@ def get_config() -> ConfigDict:
             ),
             data=dict(source="digits"),
             augment=dict(crop_scale=None, flip=False, mean=(0.3,), std=(0.37,)),
-            optim=dict(learning_rate=8e-3, warmup=30, weight_decay=0.05),
-            train=dict(steps=200, batch=64, seed=0),
-            checkpoint=dict(every=200),
+            optim=dict(learning_rate=1.6e-2, warmup=30, weight_decay=0.05),
+            train=dict(steps=300, batch=64, seed=0),
+            checkpoint=dict(every=300),
             eval=dict(protocols=("linear", "knn", "five_shot"), batch=256),
-            log=dict(every=10, pictures_every=200),
+            log=dict(every=10, pictures_every=300),
         )
     )  # fmt: skip

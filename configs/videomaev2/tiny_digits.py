@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         dict(
             method=dict(
-                name="videomaev2", frames=8, image_size=16, tubelet=2, patch=4, dim=32, depth=2, heads=2, decoder_dim=32,
-                decoder_depth=1, decoder_heads=2, mask_ratio=0.75, decoder_ratio=0.5, norm_pix=False,
+                name="videomaev2", frames=8, image_size=16, tubelet=2, patch=4, dim=32, depth=2, heads=2,
+                decoder_dim=32, decoder_depth=1, decoder_heads=2, mask_ratio=0.75, decoder_ratio=0.5, norm_pix=False,
             ),
             data=dict(source="moving_digits", repeats=4),
             augment=dict(video_stride=1, video_crop="centre", eval_crop=1.0),

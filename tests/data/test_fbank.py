@@ -28,7 +28,8 @@ def test_both_are_the_stored_reference(name):
     rate, mels, samples = CASES[name]
     front, x = Front(rate, mels), birdmae_fbank.sound(rate, samples)
     expected = GOLDEN[name]
-    assert front.frames(samples) == len(expected) and expected.min() < -15.9  # silence: log of float32's eps
+    assert front.frames(samples) == len(expected)
+    assert (expected.min() < -15.9) == (name != "birdset")  # a silent frame: the log of float32's eps
     for found in (fbank(x, front), on_device(x, front)):
         assert found.shape == expected.shape and found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-3)
