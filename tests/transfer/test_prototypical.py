@@ -95,4 +95,4 @@ def test_a_probe_without_prototypes_is_refused(opened):
     transfer = dataclasses.replace(opened.run.config.transfer, probe_prototypes=0)
     run = dataclasses.replace(opened.run, config=dataclasses.replace(opened.run.config, transfer=transfer))
     with pytest.raises(UserError, match="probe_prototypes=0"):
-        prototypical(types.SimpleNamespace(run=run), None, None)
+        prototypical(types.SimpleNamespace(run=run), run.open("train"), run.open("test"))
