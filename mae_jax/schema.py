@@ -161,6 +161,10 @@ class Transfer:
     randaugment: str | None = None  # "": none
     crop_scale: tuple[float, float] | None = None
     average: float | None = None
+    episode_way: int = 5  # of the protocol "episodes": classes, training and test records of each, number of episodes
+    episode_shot: int = 10
+    episode_queries: int = 20
+    episode_folds: int = 10
     segment_head: Literal["linear", "upernet"] = "linear"  # on the frozen encoder, or with it (docs/segmentation.md)
     segment_size: int | tuple[int, int] | None = None  # of training crops; None: the method's image size
     segment_short: int | None = None  # shorter side to which images are brought first; None: as they are
@@ -197,6 +201,13 @@ class Transfer:
     probe_attentive_learning_rate: float = 5e-4  # per 256
     probe_attentive_weight_decay: float = 0.05
     probe_attentive_heads: int = 0  # of the query's attention; 0: one per 64 channels
+    probe_prototypes: int = 20  # prototypes: of each class
+    probe_prototype_epochs: float = 30.0
+    probe_prototype_warmup: float = 0.067  # share of the steps
+    probe_prototype_batch: int = 64
+    probe_prototype_rate: float = 0.04  # of the prototypes, as it is, whatever the batch
+    probe_prototype_last_rate: float = 4e-4  # of the layer from similarities to logits
+    probe_prototype_weight_decay: float = 3e-4  # of the prototypes; of that layer a third (1e-4)
 
 
 @dataclasses.dataclass(frozen=True)

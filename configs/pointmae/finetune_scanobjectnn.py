@@ -1,7 +1,8 @@
 r"""Point-MAE fine-tuned on ScanObjectNN, 2048 points: the published recipe.
 
 Run:      mae_jax finetune --config configs/pointmae/finetune_scanobjectnn.py:hardest \
-              --workdir runs/pointmae_shapenet55 --out runs/pointmae_hardest --config.data.path=/data/h5_files/main_split
+              --workdir runs/pointmae_shapenet55 --out runs/pointmae_hardest \
+              --config.data.path=/data/h5_files/main_split
 Hardware: the authors used one GPU and published no hours. 22.1 M parameters.
 Expect:   top-1 85.18 % on the hardest variant (PB-T50-RS), 90.02 % with ":objects" on main_split (OBJ-BG), 88.29 %
           with ":objects" on main_split_nobg (OBJ-ONLY).

@@ -3,8 +3,8 @@
 Run:      mae_jax train --config configs/videomae/tiny_digits.py --workdir runs/videomae_digits
           (control: --config.method.masking=slot, other places hidden in every time slot)
 Hardware: 2 CPU cores, under two minutes.
-Expect:   the loss (1: predicts the mean) below 0.6; linear probe well above that of a random encoder
-          (docs/methods/videomae.md has the runs).
+Expect:   the loss, in pixels of [0, 1], below 0.042 (the mean clip has 0.047); linear probe above that of a random
+          encoder (docs/methods/videomae.md has the runs).
 """
 
 from ml_collections import ConfigDict
@@ -15,15 +15,15 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         dict(
             method=dict(
-                name="videomae", frames=8, image_size=16, tubelet=2, patch=4, dim=64, depth=4, heads=4,
-                decoder_dim=32, decoder_depth=2, decoder_heads=4, mask_ratio=0.75,
+                name="videomae", frames=8, image_size=16, tubelet=2, patch=4, dim=32, depth=2, heads=2, decoder_dim=32,
+                decoder_depth=1, decoder_heads=2, mask_ratio=0.75, norm_pix=False,
             ),
             data=dict(source="moving_digits"),
             augment=dict(video_stride=1, video_crop="centre", eval_crop=1.0),
-            optim=dict(learning_rate=1e-3, scaling="none", warmup=100, weight_decay=0.05),
-            train=dict(steps=1000, batch=64, seed=0),
-            checkpoint=dict(every=1000),
+            optim=dict(learning_rate=4e-3, scaling="none", warmup=200, weight_decay=0.05),
+            train=dict(steps=2000, batch=32, seed=0),
+            checkpoint=dict(every=2000),
             eval=dict(protocols=("linear", "knn"), pool="mean", batch=256),
-            log=dict(every=25, pictures_every=1000),
+            log=dict(every=50, pictures_every=2000),
         )
     )  # fmt: skip

@@ -19,7 +19,8 @@ ADVICE = {
     "read": "Files are slow to come: copy the data to a local disk, or put them into large shards with "
     "`mae_jax prepare` (many small files cost a seek each; what fits into memory is read from disk only once).",
     "decode": "Decoding costs most: store the images smaller, as `mae_jax prepare SRC DST --short-side 256` does, or "
-    "as raw pixels (`--format raw`), or give it more cores (data.workers).",
+    "as raw pixels (`--format raw`), or give it more cores (data.workers). Videos: re-encode them at short side 256 or "
+    "320, and let `data.repeats` views share what is decoded.",
     "augment": "Cropping and resizing cost most: augment.where=device moves them into the train step. "
     "augment.randaugment is the dearest of the host's operations.",
     "batch": "Copying samples into batches costs most: lower augment.canvas, or the image size.",

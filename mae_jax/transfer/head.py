@@ -1,4 +1,4 @@
-"""A head trained on a frozen encoder: what the linear and the attentive probe share.
+"""A head trained on a frozen encoder: what the linear, the attentive and the prototypical probe share.
 
 A step of the head takes a whole batch of features at once, however large. With augmentation the encoder makes them in
 parts of eval.batch samples, anew at every step; without, all features are computed once and held on the host.
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mae_jax import modalities
 from mae_jax.core.errors import UserError
@@ -24,6 +24,7 @@ from mae_jax.core.types import Batch, Features, Params, Stats
 from mae_jax.data import pipeline
 from mae_jax.data.order import permutation
 from mae_jax.data.sources import Source
+from mae_jax.eval.average_precision import mean_average_precision
 from mae_jax.eval.features import extract, fetch
 from mae_jax.eval.probes import Result
 from mae_jax.nets.layers import apply_stats
@@ -48,6 +49,8 @@ class Recipe:
       batch: samples per step; at most the training set, see `sized`.
       learning_rate: peak, per 256 samples.
       optimizer: of the head's parameters -> a transformation that gives a direction.
+      loss: (logits [b c], labels [b], or [b c] of 0 and 1) -> mean over the batch.
+      scaled: False: the learning rate is the peak itself, whatever the batch.
     """
 
     epochs: float
@@ -55,6 +58,15 @@ class Recipe:
     batch: int
     learning_rate: float
     optimizer: Callable[[Params], optax.GradientTransformation]
+    loss: Callable[[Array, Array], Array] = lambda logits, labels: entropy(logits, labels)
+    scaled: bool = True
+
+
+def entropy(logits: Float[Array, "b c"], labels: Int[Array, "b *c"]) -> Float[Array, ""]:
+    """Mean cross entropy; of labels of 0 and 1 for every class, the mean of their binary ones."""
+    if labels.ndim == 2:
+        return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 class FrozenEncoder:
@@ -124,15 +136,30 @@ class FrozenEncoder:
                 f"the features of {len(source)} samples take {size / 1e9:.1f} GB, and transfer.probe_memory_gb="
                 f"{room / 1e9:g}. Raise it, or set transfer.probe_augment=True, which encodes every batch anew."
             )
-        flat = lambda placed: (x := self.features(placed, train=False)).reshape(x.shape[0], -1)
-        found = extract({"features": flat}, eval_batches(self.run, source), place=self.run.place)["features"]
-        sharding, n, seed = batch_sharding(self.run.mesh), len(found.labels), self.options.probe_seed
+        features, labels = self.all(source)
+        sharding, n, seed = batch_sharding(self.run.mesh), len(labels), self.options.probe_seed
         put = lambda rows: jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
         for step in range(steps):
             due = np.arange(step * batch, (step + 1) * batch)
             orders = {e: permutation(seed, e, n) for e in np.unique(due // n).tolist()}
             ids = np.array([orders[g // n][g % n] for g in due.tolist()])
-            yield (put(found.features[ids].reshape(-1, *self.shape)),), (put(found.labels[ids].astype(np.int32)),)
+            yield (put(features[ids].reshape(-1, *self.shape)),), (put(labels[ids].astype(np.int32)),)
+
+    def all(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
+        """(features [n, ...] laid flat, labels) of a split, without augmentation, on the host."""
+        flat = lambda placed: (x := self.features(placed, train=False)).reshape(x.shape[0], -1)
+        batches = eval_batches(self.run, source)
+        if not source.multilabel:
+            found = extract({"features": flat}, batches, place=self.run.place)["features"]
+            return found.features, found.labels
+        parts = []
+        with batches:
+            for host in batches:
+                placed = {name: self.run.place(name, x) for name, x in host.items()}
+                real = fetch(placed["valid"]).astype(bool)
+                parts.append((fetch(settled(flat(placed)))[real], fetch(placed["label"])[real]))
+        features, labels = map(np.concatenate, zip(*parts, strict=True))
+        return features, labels
 
 
 def train_and_score(encoder: FrozenEncoder, head: nn.Module, recipe: Recipe, train: Source, test: Source) -> Result:
@@ -148,11 +175,12 @@ def train_and_score(encoder: FrozenEncoder, head: nn.Module, recipe: Recipe, tra
     n = min(len(train), run.config.eval.limit or len(train)) if not options.probe_augment else len(train)
     batch = sized(recipe.batch, n, run.config.eval.batch if options.probe_augment else run.mesh.size)
     steps = max(1, round(recipe.epochs * n / batch))
-    rate = warmup_cosine(scaled(recipe.learning_rate, batch), recipe.warmup / recipe.epochs * steps, steps)
+    peak = scaled(recipe.learning_rate, batch) if recipe.scaled else recipe.learning_rate
+    rate = warmup_cosine(peak, recipe.warmup / recipe.epochs * steps, steps)
     with use_mesh(run.mesh):
         params, stats = _init(head, encoder.shape, options.probe_seed, run)
         optimizer = recipe.optimizer(params)
-        step = make_step(head, optimizer, rate)
+        step = make_step(head, optimizer, rate, recipe.loss)
         state = {
             "params": params,
             "stats": stats,
@@ -174,12 +202,23 @@ def train_and_score(encoder: FrozenEncoder, head: nn.Module, recipe: Recipe, tra
                 f"the probe's loss is {float(loss)} after {steps} steps: the features are not finite, or the learning "
                 f"rate is too high (transfer.probe_learning_rate, transfer.probe_attentive_learning_rate)."
             )
+        details = {"loss": float(loss), "steps": float(steps), "batch": float(batch), "peak_rate": peak}
+        if test.multilabel:
+            found, each = mean_average_precision(*_all_logits(encoder, head, state, test))
+            return Result(100 * found, details=details | {f"AP/{c}": 100 * x for c, x in zip(test.classes, each)})
         right, right5, count = _score(encoder, head, state, test)
-    details = {
-        "top5": 100 * right5 / count, "loss": float(loss), "steps": float(steps), "batch": float(batch),
-        "peak_rate": scaled(recipe.learning_rate, batch),
-    }  # fmt: skip
-    return Result(100 * right / count, details=details)
+    return Result(100 * right / count, details={"top5": 100 * right5 / count} | details)
+
+
+def _all_logits(
+    encoder: FrozenEncoder, head: nn.Module, state: dict[str, Any], test: Source
+) -> tuple[np.ndarray, np.ndarray]:
+    """(logits, labels) of a split, each [n, classes]."""
+    features, labels = encoder.all(test)
+    run = jax.jit(lambda state, x: apply_stats(head, state["params"], state["stats"], x, train=False)[0])
+    part = encoder.run.config.eval.batch
+    cuts = [features[i : i + part].reshape(-1, *encoder.shape) for i in range(0, len(features), part)]
+    return np.concatenate([fetch(run(state, jnp.asarray(x))) for x in cuts]), labels
 
 
 def sized(batch: int, n: int, part: int) -> int:
@@ -187,8 +226,10 @@ def sized(batch: int, n: int, part: int) -> int:
     return max(1, min(batch, n) // part) * part
 
 
-def make_step(head: nn.Module, optimizer: optax.GradientTransformation, rate: Callable):
-    """Jitted: (state, features, labels, step) -> (state, loss): mean cross entropy of the whole batch."""
+def make_step(
+    head: nn.Module, optimizer: optax.GradientTransformation, rate: Callable, loss_of_batch: Callable = entropy
+):
+    """Jitted: (state, features, labels, step) -> (state, loss of the whole batch)."""
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: dict[str, Any], xs: tuple[Array, ...], ys: tuple[Array, ...], number: Any):
@@ -196,7 +237,7 @@ def make_step(head: nn.Module, optimizer: optax.GradientTransformation, rate: Ca
 
         def loss_of(params: Params) -> tuple[Array, Stats]:
             logits, stats = apply_stats(head, params, state["stats"], x, train=True)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), stats
+            return loss_of_batch(logits, y), stats
 
         (loss, stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
         direction, opt = optimizer.update(gradient, state["opt"], state["params"])

@@ -23,7 +23,9 @@ def lazily(module: str, function: str) -> Trained:
 TRAINED: dict[str, tuple[str, Trained]] = {
     "linear_paper": ("linear probe (paper)", lazily("linear", "linear_paper")),
     "attentive": ("attentive probe", lazily("attentive", "attentive")),
+    "prototypes": ("prototypical probe", lazily("prototypes", "prototypical")),
     "finetune": ("fine-tuning", lazily("task", "finetune_protocol")),
+    "episodes": ("few-shot episodes, fine-tuned", lazily("episodes", "episodes_protocol")),
     "segment": ("segmentation, linear (mIoU)", lazily("segment", "linear_protocol")),
     "segment_upernet": ("segmentation, UperNet (mIoU)", lazily("segment", "upernet_protocol")),
     "classify": ("its own head", lazily("task", "classify_protocol")),

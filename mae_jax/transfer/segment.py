@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from mae_jax import methods
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source
 from mae_jax.eval.iou import SegmentationScore, score
@@ -21,6 +22,7 @@ from mae_jax.train.loop import Task, train
 from mae_jax.train.state import State, rest_of
 from mae_jax.transfer import start as starting
 from mae_jax.transfer.plan import Raw
+from mae_jax.transfer.recipes import merged
 from mae_jax.transfer.segment_eval import SegmentationScores
 from mae_jax.transfer.segment_plan import build_segment, check_scenes, inference, segment_config, start
 from mae_jax.weights.store import Weights
@@ -37,6 +39,11 @@ def segment(
 
     Returns: the exit status, 0 when the schedule was finished.
     """
+    given = merged(pretrained, file or {})
+    if "points" in methods.get(given["method"]["name"])().batch_spec:  # a cloud's points in the place of pixels
+        from mae_jax.transfer.parts import segment_parts
+
+        return segment_parts(weights, out, pretrained=pretrained, file=file, overrides=overrides)
     config = segment_config(pretrained, file, overrides, init=starting.identity(weights))
     return train(config, out, segmenting(weights))
 

@@ -87,7 +87,10 @@ def test_erasing_and_mixing_are_heeded(monkeypatch):
 
 def config(**augment):
     raw = {
-        "method": {"name": "videomae", "frames": 4, "image_size": 16, "patch": 8},
+        "method": {
+            "name": "videomae", "frames": 4, "image_size": 16, "patch": 8, "dim": 16, "depth": 1, "heads": 2,
+            "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2,
+        },
         "data": {"source": "moving_digits"}, "augment": augment,
     }  # fmt: skip
     return resolve(raw)

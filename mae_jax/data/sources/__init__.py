@@ -7,10 +7,12 @@ from typing import Any, get_type_hints
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.array_record import ArrayRecord
+from mae_jax.data.sources.audio import Audio
 from mae_jax.data.sources.base import Arrays, Source, Spec
 from mae_jax.data.sources.chirps import Chirps, Tones
 from mae_jax.data.sources.cifar import Cifar10, Cifar100
 from mae_jax.data.sources.digits import Digits
+from mae_jax.data.sources.episode import Episode
 from mae_jax.data.sources.folder import Folder
 from mae_jax.data.sources.graphs import GraphsNpz
 from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
@@ -38,10 +40,12 @@ __all__ = ["SOURCES", "Arrays", "Source", "Spec", "make_source", "make_spec", "o
 
 SOURCES: dict[str, type] = {
     "array_record": ArrayRecord,
+    "audio": Audio,
     "chirps": Chirps,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "digits": Digits,
+    "episode": Episode,
     "folder": Folder,
     "graphs_npz": GraphsNpz,
     "imagenette": Imagenette,

@@ -34,6 +34,7 @@ class Source(ABC):
         multilabel: whether a record may be of several classes, or of none; a row of -1 is unlabelled.
         classes: the name of each label, or () when unlabelled.
         segments: the names of the classes of pixels, where records have a "segmentation" (data/annotation.py).
+        part_counts: how many parts each class has, numbered through, where records have a "part" for each point.
         shuffled: whether the records are stored in random order, so that a slice of them is a random sample.
     """
 
@@ -41,6 +42,7 @@ class Source(ABC):
     labels: np.ndarray
     classes: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
+    part_counts: tuple[int, ...] = ()
     multilabel: bool = False
 
     @property

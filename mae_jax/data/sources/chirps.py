@@ -10,15 +10,16 @@ from mae_jax.data.sources.base import Source, Spec, label_phrase, split_name
 
 CHIRPS = ("up", "down", "flat", "trill", "double")
 PITCH = (400.0, 2200.0)  # of a chirp, Hz, log-uniform
-SPAN = 1.7  # between the ends of a sweep, as a ratio of frequencies
-LENGTH = (0.2, 0.35)  # of a chirp, as a share of the clip
+SPAN = 2.2  # between the ends of a sweep, as a ratio of frequencies
+VOICES = 1.35  # between the two of "double", the same
+LENGTH = (0.35, 0.6)  # of a chirp, as a share of the clip
 TRILL = (14.0, 20.0)  # periods of the wobble per second
 LEVEL = (0.2, 0.6)  # amplitudes
 
 
 @dataclass(frozen=True)
 class Chirps(Spec):
-    """Clips of noise with a chirp in it: up, down, flat, trill (a wobble) or double (two short, the second higher).
+    """Clips of noise with a chirp in it: up, down, flat, trill (a wobble) or double (two voices at once).
 
     Time, pitch, length and level are random. A distractor is a second chirp of another kind, at a time and pitch of its
     own.
@@ -163,13 +164,13 @@ def chirp(rng: np.random.Generator, kind: str, samples: int, rate: int) -> np.nd
         frequency = np.full(n, pitch)
     elif kind == "trill":
         wobble = np.sin(2 * np.pi * (rng.random() + rng.uniform(*TRILL) * np.arange(n) / rate))
-        frequency = pitch * np.sqrt(SPAN) ** (0.7 * wobble)
+        frequency = pitch * np.sqrt(SPAN) ** (0.5 * wobble)
     else:
-        frequency = np.where(t < 0.5, pitch / np.sqrt(SPAN), pitch * np.sqrt(SPAN))
-        envelope = np.abs(np.sin(2 * np.pi * t)) ** 0.5 * (np.abs(t - 0.5) > 0.08)
+        frequency = np.full(n, pitch / np.sqrt(VOICES))
     phase = 2 * np.pi * np.cumsum(frequency) / rate
     out = np.zeros(samples)
-    out[start : start + n] = envelope * np.sin(phase)
+    voices = (np.sin(phase) + np.sin(VOICES * phase)) / np.sqrt(2) if kind == "double" else np.sin(phase)
+    out[start : start + n] = envelope * voices
     return out
 
 

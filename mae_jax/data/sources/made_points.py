@@ -46,6 +46,7 @@ class MadeClouds(Source):
     """The clouds of `MadePoints`, each computed from (split, its number)."""
 
     classes = SHAPES
+    part_counts = tuple(len(PARTS[shape]) for shape in SHAPES)
 
     def __init__(self, spec: MadePoints, split: str):
         self.spec, self.split = spec, split

@@ -20,6 +20,8 @@ SCANS = {  # variant: (training file, test file) of ScanObjectNN
 }
 PART_FILES = "synsetoffset2category.txt"
 PART_LISTS = {"train": ("train", "val"), "test": ("test",)}  # Point-MAE trains on both
+# Of ShapeNetPart's 16 categories in the order of their names, Airplane to Table: 50 in all, numbered through.
+PART_COUNTS = (4, 2, 2, 4, 4, 3, 3, 2, 4, 2, 6, 2, 3, 3, 3, 3)
 
 
 @dataclass(frozen=True)
@@ -91,25 +93,26 @@ class Points(Spec):
         return PointArrays(clouds, labels, classes, f"{root.name} {split}")
 
 
-Found = tuple[list[str], np.ndarray, tuple[str, ...], int]  # files, labels, classes, number of parts
+Found = tuple[list[str], np.ndarray, tuple[str, ...], tuple[int, ...]]  # files, labels, classes, parts of each
 
 
 class PointFiles(Source):
     """A cloud per file. With `parts`, the last column of a file is the point's part."""
 
-    def __init__(self, root: Path, files: list[str], labels: np.ndarray, classes: tuple[str, ...], parts: int,
-                 title: str, surface: int):  # fmt: skip
+    def __init__(self, root: Path, files: list[str], labels: np.ndarray, classes: tuple[str, ...],
+                 parts: tuple[int, ...], title: str, surface: int):  # fmt: skip
         self.root, self.files, self.classes, self.title, self.surface = root, files, classes, title, surface
         self.labels = labels.astype(np.int32)
-        self.parts_count = parts
+        self.part_counts = parts
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         cloud = read_cloud(self.root / self.files[i], self.surface)
         record: dict[str, Any] = {"points": cloud, "label": int(self.labels[i])}
-        if self.parts_count:
+        if self.part_counts:
+            most = sum(self.part_counts)
             part = cloud[:, -1].astype(np.int32)
-            if cloud.shape[1] not in (4, 7) or part.min() < 0 or part.max() >= self.parts_count:
-                raise BadImage(f"its last column should be parts 0..{self.parts_count - 1}, after x y z (nx ny nz)")
+            if cloud.shape[1] not in (4, 7) or part.min() < 0 or part.max() >= most:
+                raise BadImage(f"its last column should be parts 0..{most - 1}, after x y z (nx ny nz)")
             record |= {"points": cloud[:, :-1], "part": part}
         return record
 
@@ -183,21 +186,21 @@ def _shapenet55(root: Path, split: str) -> Found:
     if folder is None:
         raise UserError(f"{names[0] if names else 'nothing'}, the first cloud of {root / split}.txt, lies in none of "
                         f"{', '.join(map(str, places))}.")  # fmt: skip
-    return [str(folder / name) for name in names], _numbered(map(synset, names), classes, root), classes, 0
+    return [str(folder / name) for name in names], _numbered(map(synset, names), classes, root), classes, ()
 
 
 def _modelnet40(root: Path, split: str) -> Found:
     if not (root / "modelnet40_train.txt").is_file():
         classes = tuple(sorted(p.name for p in root.iterdir() if (p / "train").is_dir()))
         files = [f for c in classes for f in _clouds(root, root / c / split)]
-        return files, _numbered((f.split("/")[0] for f in files), classes, root), classes, 0
+        return files, _numbered((f.split("/")[0] for f in files), classes, root), classes, ()
     names, of = _lines(root / f"modelnet40_{split}.txt"), lambda name: name.rsplit("_", 1)[0]
     shapes = root / "modelnet40_shape_names.txt"
     classes = tuple(_lines(shapes)) if shapes.is_file() else tuple(
         sorted({of(name) for name in _lines(root / "modelnet40_train.txt")})
     )  # fmt: skip
     files = [f"{of(name)}/{name}.txt" for name in names]
-    return files, _numbered(map(of, names), classes, root), classes, 0
+    return files, _numbered(map(of, names), classes, root), classes, ()
 
 
 def _shapenetpart(root: Path, split: str) -> Found:
@@ -208,10 +211,9 @@ def _shapenetpart(root: Path, split: str) -> Found:
         files += ["/".join(entry.split("/")[-2:]) + ".txt" for entry in listed]
     classes = tuple(sorted(category.values()))
     labels = _numbered((category.get(f.split("/")[0], "") for f in files), classes, root)
-    return files, labels, classes, PARTS
-
-
-PARTS = 50  # of ShapeNetPart, over its 16 categories
+    if len(classes) != len(PART_COUNTS):
+        raise UserError(f"{root / PART_FILES} lists {len(classes)} categories: ShapeNetPart's 16 expected.")
+    return files, labels, classes, PART_COUNTS
 
 
 def _folder(root: Path, split: str, holdout: float) -> Found:
@@ -225,8 +227,8 @@ def _folder(root: Path, split: str, holdout: float) -> Found:
         files = [f for f, h in zip(files, held) if h == (split == "test")]
     inner = [Path(f).relative_to(split) if both else Path(f) for f in files]
     if len(classes) < 2 or any(len(p.parts) < 2 for p in inner):
-        return files, np.full(len(files), -1, np.int32), (), 0
-    return files, _numbered((p.parts[0] for p in inner), classes, root), classes, 0
+        return files, np.full(len(files), -1, np.int32), (), ()
+    return files, _numbered((p.parts[0] for p in inner), classes, root), classes, ()
 
 
 def _clouds(root: Path, folder: Path) -> list[str]:

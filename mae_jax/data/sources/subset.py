@@ -100,6 +100,7 @@ class Subset(Source):
         self.sources, self.splits, self.expression = tuple(sources), tuple(splits), expression
         labels, self.classes = united(self.sources)
         self.segments, self.multilabel = sources[0].segments, sources[0].multilabel
+        self.part_counts = sources[0].part_counts
         firsts = np.append(0, np.cumsum([len(s) for s in sources]))  # of each source, among the records of all
         parts, pieces, start = [], [], 0
         for p, part in enumerate(sources[0].parts):
