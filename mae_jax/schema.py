@@ -161,6 +161,10 @@ class Transfer:
     randaugment: str | None = None  # "": none
     crop_scale: tuple[float, float] | None = None
     average: float | None = None
+    episode_way: int = 5  # of the protocol "episodes": classes, training and test records of each, number of episodes
+    episode_shot: int = 10
+    episode_queries: int = 20
+    episode_folds: int = 10
     segment_head: Literal["linear", "upernet"] = "linear"  # on the frozen encoder, or with it (docs/segmentation.md)
     segment_size: int | tuple[int, int] | None = None  # of training crops; None: the method's image size
     segment_short: int | None = None  # shorter side to which images are brought first; None: as they are

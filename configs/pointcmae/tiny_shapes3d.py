@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
             ),
             train=dict(steps=250, batch=32, seed=0),
             checkpoint=dict(every=250),
-            eval=dict(protocols=("svm_linear", "knn"), pool="max", raw=False, batch=100, limit=500),
+            eval=dict(protocols=("svm_linear", "knn"), pool="max", raw=False, batch=128, limit=500),
             log=dict(every=25, pictures_every=250),
         )
     )  # fmt: skip

@@ -41,7 +41,9 @@ def finetuning(points: int, groups: int, *, stored: int, candidates: int, **data
         dict(
             method=dict(name="pointmae", class_token=True, points=points, groups=groups),
             data=dict(source="points", workers=8) | data,
-            augment=dict(points_stored=stored, points_candidates=candidates, points_sample="first"),
+            augment=dict(
+                points_stored=stored, points_candidates=candidates, points_sample="first", points_test_sample="first"
+            ),
             optim=dict(clip=10.0, warmup_start=2e-3, decay_rules=DECAY),
             transfer=dict(task="finetune", recipe="pointmae", fresh=(r"(^|/)(class_token|pos_embed)$",)),
             eval=dict(batch=64),

@@ -1,5 +1,7 @@
 """Distances between two sets of vectors, for points in space."""
 
+import functools
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,4 +12,5 @@ def squared_distances(a: Float[Array, "*b n d"], b: Float[Array, "*b m d"]) -> F
     For few coordinates; the expansion |a|^2 + |b|^2 - 2ab cancels where points are near each other.
     """
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    return sum(jnp.square(a[..., :, None, i] - b[..., None, :, i]) for i in range(a.shape[-1]))
+    axes = [jnp.square(a[..., :, None, i] - b[..., None, :, i]) for i in range(a.shape[-1])]
+    return functools.reduce(jnp.add, axes)

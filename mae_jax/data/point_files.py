@@ -140,7 +140,8 @@ def ply(raw: bytes) -> np.ndarray | Mesh:
         raise BadImage("it begins without 'ply', or its header has no end")
     header = raw[:end].decode("ascii").split("\n")
     body = raw[raw.index(b"\n", end) + 1 :]
-    form, elements = "", []
+    form = ""
+    elements: list[tuple[str, int, list[list[str]]]] = []
     for line in header:
         words = line.split()
         if words[:1] == ["format"]:
@@ -163,7 +164,7 @@ def ply(raw: bytes) -> np.ndarray | Mesh:
                 raise BadImage(f"its vertices have {', '.join(rows) or 'nothing'}: x, y and z expected")
             points = np.stack([rows[c] for c in columns], axis=1).astype(np.float64)
         elif name == "face":
-            faces = next((rows[k] for k in ("vertex_indices", "vertex_index") if k in rows), [])
+            faces: list[list[int]] = next((rows[k] for k in ("vertex_indices", "vertex_index") if k in rows), [])
             triangles = [(f[0], f[i], f[i + 1]) for f in faces for i in range(1, len(f) - 1)]
     if points is None:
         raise BadImage("it has no element 'vertex'")

@@ -83,20 +83,22 @@ class VideoFile(Video):
         self._codec.thread_count, self._codec.thread_type = 1, "NONE"  # it is samples that run side by side
 
     def _read_index(self) -> Index:
-        stream, found, end = self._stream, [], 0.0
+        stream, found, packets, end = self._stream, [], 0, 0.0
         for packet in self._container.demux():
             if packet.is_corrupt:
                 raise BadImage("it is damaged, or cut off")
             if packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            # What is empty ends the stream, or repeats a frame.
-            if packet.stream_index == stream.index and packet.size and not packet.is_discard:
-                found.append((packet.pts, packet.is_keyframe))
-        self._check_whole(len(found), end)
+            if packet.stream_index == stream.index and (packet.size or packet.dts is not None):
+                packets += 1
+                if packet.size:  # an empty one stands for the frame before it
+                    found.append((packet.pts, packet.is_keyframe, not packet.is_discard))
+        self._check_whole(packets, end)
         guessed = self._container.format.name in GUESSED
-        times = sorted(time for time, _ in found if time is not None)
-        keys = sorted(time for time, key in found if key and time is not None)
-        exact = len(set(times)) == len(found) and times[:1] == keys[:1] and not (guessed and self._codec.has_b_frames)
+        known = all(time is not None for time, *_ in found) and not (guessed and self._codec.has_b_frames)
+        times = sorted(time for time, _, shown in found if shown) if known else []
+        keys = sorted(time for time, key, _ in found if key) if known else []  # those before a cut film's start as well
+        exact = len(set(times)) == len(times) > 0 and len(keys) > 0 and keys[0] <= times[0]
         if not exact:
             self._open()
             times, keys = list(range(sum(1 for _ in self._container.decode(self._stream)))), []
@@ -104,11 +106,13 @@ class VideoFile(Video):
             raise BadImage("its video has no frames")
         return Index(times, keys)
 
-    def _check_whole(self, frames: int, end: float) -> None:
-        """Raises BadImage where the header promises more than `frames` of video, or than `end` seconds of anything."""
+    def _check_whole(self, packets: int, end: float) -> None:
+        """Raises BadImage where the header promises more than `packets` of video, or than `end` seconds of anything."""
         said, seconds = self._stream.frames, (self._container.duration or 0) / self._av.time_base
-        if frames < said and self._container.format.name not in GUESSED:
-            raise BadImage(f"it is cut off: {frames} frames are there, and its header says {said}")
+        if self._container.format.name.startswith("mov"):  # without what an edit list leaves out at the start
+            said = min(said, len(self._stream.index_entries))
+        if packets < said:
+            raise BadImage(f"it is cut off: {packets} frames are there, and its header says {said}")
         if not said and end < seconds - min(LACKING[0], LACKING[1] * seconds):
             raise BadImage(f"it is cut off: it ends after {end:.1f} s, and its header says {seconds:.1f} s")
 

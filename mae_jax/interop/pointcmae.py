@@ -14,14 +14,14 @@ from mae_jax.core.keys import Context
 from mae_jax.interop import blocks as parts
 from mae_jax.interop import pointmae as shared
 from mae_jax.interop.golden import Golden
-from mae_jax.interop.names import Rules
+from mae_jax.interop.names import Constant, Rule, Rules, Unused
 from mae_jax.interop.parity import Prepared, gradient_norms
 from mae_jax.methods.pointcmae import PASSES, PointCMAE
 
 
 def pretraining_rules() -> Rules:
     """Name map of `Point_CMAE`."""
-    rules = [
+    rules: list[Rule | Constant | Unused] = [
         shared.COUNTERS,
         *shared.tokenizer_rules("MAE_encoder.encoder."),
         *shared.encoder_rules("MAE_encoder."),

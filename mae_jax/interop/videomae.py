@@ -204,13 +204,14 @@ def prepare_recipe(golden: Golden) -> Prepared:
     """The rate of every step, the fine-tuning groups of named parameters, and the choices of the multi-scale crop."""
     known = {
         "base_lr": REQUIRED, "final_lr": REQUIRED, "epochs": REQUIRED, "steps_per_epoch": REQUIRED, "warmup_epochs": 0,
-        "start_warmup_value": 0.0, "layer_decay": 1.0, "depth": 12, "param_names": (), "weight_decay": None,
-        "image_w_h": REQUIRED, "crop": 224, "scales": SCALES, "max_distort": 1,
+        "start_warmup_value": 0.0, "warmup_steps": -1, "layer_decay": 1.0, "depth": 12, "param_names": (),
+        "weight_decay": None, "image_w_h": REQUIRED, "crop": 224, "scales": SCALES, "max_distort": 1,
     }  # fmt: skip
     o = options(golden.config, known, what="The recipe's file", only={"fix_crop": (True,), "more_fix_crop": (True,)})
 
     def run(params: dict[str, Any]) -> dict[str, Any]:
-        warmup, steps = o["warmup_epochs"] * o["steps_per_epoch"], o["epochs"] * o["steps_per_epoch"]
+        steps, warmup = o["epochs"] * o["steps_per_epoch"], o["warmup_epochs"] * o["steps_per_epoch"]
+        warmup = o["warmup_steps"] if o["warmup_steps"] > 0 else warmup
         rate = warmup_cosine(o["base_lr"], warmup, steps, o["final_lr"], start=o["start_warmup_value"], warm_last=1)
         w, h = o["image_w_h"]
         crop = o["crop"] if isinstance(o["crop"], int) else tuple(reversed(o["crop"]))

@@ -82,6 +82,42 @@ def official(s: Sizes) -> Rules:
     return rules
 
 
+def mmpretrain(s: Sizes) -> Rules:
+    """mmpretrain's MAE and ColorMAE, `backbone` and `neck`: both tables have the row first."""
+    table = lambda dim: with_prefix(sincos(dim, s.grid, first="row"), 1)[None]
+    position = Rule("backbone.pos_embed", f"{ENCODER}/pos_embed") if s.learned else Constant(
+        "backbone.pos_embed", table(s.dim), RECOMPUTED
+    )  # fmt: skip
+    rules: list[Rule | Constant | Unused] = [
+        Rule("backbone.cls_token", f"{ENCODER}/class_token"),
+        position,
+        *parts.patch_embed("backbone.patch_embed.projection", f"{ENCODER}/patch_embed", s.channels, s.patch),
+        *_mmpretrain_blocks("backbone.layers", f"{ENCODER}/blocks"),
+        *parts.norm("backbone.ln1", f"{ENCODER}/norm"),
+        Unused(r"data_preprocessor.{rest:.*}", "the colours of the input"),
+    ]
+    if s.decoder_dim is not None:
+        rules += [
+            Constant("neck.decoder_pos_embed", table(s.decoder_dim), RECOMPUTED),
+            *parts.linear("neck.decoder_embed", f"{DECODER}/embed"),
+            Rule("neck.mask_token", f"{DECODER}/mask_token"),
+            *_mmpretrain_blocks("neck.decoder_blocks", f"{DECODER}/blocks"),
+            *parts.norm("neck.ln1", f"{DECODER}/norm"),
+            *parts.linear("neck.decoder_pred", f"{DECODER}/pred"),
+        ]
+    return rules
+
+
+def _mmpretrain_blocks(theirs: str, ours: str) -> list[Rule]:
+    block, mine = theirs + r".{i:\d+}", ours + "/{i}"
+    return [
+        *(rule for k in "12" for rule in parts.norm(f"{block}.ln{k}", f"{mine}/norm{k}")),
+        *parts.linear(f"{block}.attn.{{layer:qkv|proj}}", f"{mine}/attn/{{layer}}"),
+        *parts.linear(f"{block}.ffn.layers.0.0", f"{mine}/mlp/fc1"),
+        *parts.linear(f"{block}.ffn.layers.1", f"{mine}/mlp/fc2"),
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceNames:
     """Which of transformers' spellings: the stacks' templates, and whether a block's parts have the published names.

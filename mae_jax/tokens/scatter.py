@@ -21,7 +21,7 @@ def draw_points(
     *,
     frame: Float[Array, "b m 3"] | None = None,
 ) -> Float[Array, "b h w 3"]:
-    """Each cloud on white, in [0, 1]: far points first, each a disc, the darker the farther it is, with a dark rim.
+    """Each cloud on white, in [0, 1]: far points first, each a disc with a dark rim, the paler the farther it is.
 
     Args:
       colour: of each point, in [0, 1]; None: a blue for all.
@@ -34,7 +34,7 @@ def draw_points(
     low, high = frame.min(axis=1, keepdims=True), frame.max(axis=1, keepdims=True)
     half = jnp.sqrt(jnp.square(frame - (low + high) / 2).sum(-1).max(axis=1))[:, None, None]
     at = (points - (low + high) / 2) / jnp.maximum(half, 1e-6) @ jnp.asarray(_view())
-    r = max(2, round(size / 50))
+    r = min(max(2, round(0.35 * size / frame.shape[1] ** 0.5)), max(2, size // 20))  # few points are drawn larger
     return jax.lax.map(lambda one: _paint(*one, size, r), (at, colour))
 
 
@@ -51,7 +51,7 @@ def _paint(at: Float[Array, "n 3"], colour: Float[Array, "n 3"], size: int, r: i
     order = jnp.argsort(at[:, 2])
     at, colour = at[order], colour[order]
     depth = jnp.clip((at[:, 2] + 1) / 2, 0.0, 1.0)[:, None]
-    colour = colour * (0.55 + 0.45 * depth) + (1 - depth) * 0.12
+    colour = colour * (0.3 + 0.7 * depth) + 0.92 * (0.7 - 0.7 * depth)  # haze
     middle = (size - 1) / 2
     # Off the picture is on its border: the window must lie within the canvas.
     x = jnp.clip(middle + at[:, 0] * (middle - r), 0, size - 1)

@@ -210,7 +210,7 @@ def frozen_rule(trained: tuple[str, ...]) -> str:
     return rf"^(?!(?:{'|'.join(HEAD)})/)" + "".join(f"(?!.*(?:{pattern}))" for pattern in trained)
 
 
-def dropout(noise: Float[Array, "b w"]) -> Float[Array, "b w"]:
+def dropout(noise: Float[Array, "*b w"]) -> Float[Array, "*b w"]:
     """Multipliers from U[0, 1): 0 with probability DROPOUT, else 1 / (1 - DROPOUT)."""
     return jnp.where(noise < DROPOUT, 0.0, 1 / (1 - DROPOUT))
 

@@ -46,7 +46,7 @@ from mae_jax.transfer.recipes import merged
 from mae_jax.weights.store import Weights
 
 EPOCHS, WARMUP = 300, 10
-RECIPE = dict(segment_batch=16, segment_rate=2e-4, segment_weight_decay=0.05, segment_layer_decay=1.0,
+RECIPE: dict[str, Any] = dict(segment_batch=16, segment_rate=2e-4, segment_weight_decay=0.05, segment_layer_decay=1.0,
               segment_drop_path=0.1)  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def parts_config(pretrained: Raw, file: Raw | None = None, overrides: Sequence[s
     t = dataclasses.replace(
         t, task="segment", init=init, classes=len(source.classes), drop_path=t.segment_drop_path, segment_steps=steps
     )
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "optim": {
             "name": "adamw", "learning_rate": t.segment_rate, "scaling": "none", "schedule": "cosine", "clip": 10.0,
             "warmup": steps * WARMUP // EPOCHS, "end_rate": 1e-6, "b1": 0.9, "b2": 0.999,

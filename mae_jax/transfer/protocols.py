@@ -25,6 +25,7 @@ TRAINED: dict[str, tuple[str, Trained]] = {
     "attentive": ("attentive probe", lazily("attentive", "attentive")),
     "prototypes": ("prototypical probe", lazily("prototypes", "prototypical")),
     "finetune": ("fine-tuning", lazily("task", "finetune_protocol")),
+    "episodes": ("few-shot episodes, fine-tuned", lazily("episodes", "episodes_protocol")),
     "segment": ("segmentation, linear (mIoU)", lazily("segment", "linear_protocol")),
     "segment_upernet": ("segmentation, UperNet (mIoU)", lazily("segment", "upernet_protocol")),
     "classify": ("its own head", lazily("task", "classify_protocol")),

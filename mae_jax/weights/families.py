@@ -60,12 +60,14 @@ class Found:
 
 def understand(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: str) -> Found:
     """What `tensors` are, with the config.json beside them ({}: there is none)."""
-    from mae_jax.weights import video_families
+    from mae_jax.weights import mmpretrain_family, video_families
 
     if config.get("model_type") == "videomae":
         return video_families.hugging_face(tensors, config, hints, where)
     if video_families.is_official(tensors):
         return video_families.official(tensors, hints, where)
+    if mmpretrain_family.is_mmpretrain(tensors):
+        return mmpretrain_family.official(tensors, hints, where)
     if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors):
         return hugging_face(tensors, config, hints, where)
     if "patch_embed.proj.weight" in tensors:
@@ -76,8 +78,8 @@ def understand(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where:
     raise UserError(
         f"{where} holds {len(tensors)} tensors ({some}, ...), and no family of ViTs that is known here names them so. "
         f"Known are facebookresearch/mae, timm's plain ViT (patch_embed.proj.weight), Hugging Face's ViTMAE and ViT "
-        f"(embeddings.patch_embeddings.projection.weight), big_vision (embedding/kernel), and VideoMAE in both its own "
-        f"and Hugging Face's names."
+        f"(embeddings.patch_embeddings.projection.weight), big_vision (embedding/kernel), mmpretrain's MAE "
+        f"(backbone.patch_embed.projection.weight), and VideoMAE in both its own and Hugging Face's names."
     )
 
 

@@ -73,8 +73,11 @@ def _whole(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_colours(found: Found, hints: Hints) -> dict[str, Any]:
-    """The colours that a video's method has of its own, for its targets."""
-    if found.method["name"] == "mae":
+    """The colours of a method that has them of its own, for its targets."""
+    from mae_jax import methods
+    from mae_jax.methods.base import config_fields
+
+    if "mean" not in config_fields(methods.get(found.method["name"])):
         return {}
     return {"mean": hints.mean or found.mean, "std": hints.std or found.std}
 

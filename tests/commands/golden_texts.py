@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TEXTS = ROOT / "tests" / "golden" / "texts"
 OVERRIDES = dict.fromkeys(
-    ("folder", "video", "cifar10", "cifar100", "stl10", "imagenette"), ("data.path=/data/images",)
+    ("folder", "video", "points", "cifar10", "cifar100", "stl10", "imagenette"), ("data.path=/data/images",)
 )  # what a config of a source leaves to its user
 
 

@@ -60,8 +60,8 @@ def test_meshes_give_points_of_their_surface(tmp_path, first):
 
 def test_a_binary_mesh_is_the_text_one(tmp_path):
     corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4")
-    head = header("{}", count=3).decode().replace("end_header", "element face 1\nproperty list uchar int vertex_indices\n"
-                                                  "end_header")  # fmt: skip
+    faces = "element face 1\nproperty list uchar int vertex_indices\nend_header"
+    head = header("{}", count=3).decode().replace("end_header", faces)
     (tmp_path / "m.ply").write_bytes(head.format("binary_little_endian").encode() + corners.tobytes()
                                      + struct.pack("<Biii", 3, 0, 1, 2))  # fmt: skip
     binary = read_cloud(tmp_path / "m.ply", 50)
@@ -232,3 +232,18 @@ def test_points_are_sampled_with_their_labels():
         PointSample(4, "first", True)("points", {"points": np.ones((9, 3))}, draw)
     with pytest.raises(UserError, match="one each"):
         PointLabels(sample)("part", record | {"part": np.arange(3)}, draw)
+
+
+def test_an_episode_has_few_records_of_few_classes():
+    of = dict(source="made_points", count=20, length=100)
+    train, test = (make_source("episode", s, dict(of=of, way=3, shot=4, queries=6, fold=1)) for s in ("train", "test"))
+    assert len(train) == 12 and len(test) == 18 and train.classes == test.classes and len(set(train.classes)) == 3
+    for source in (train, test):
+        for i in range(len(source)):
+            assert SHAPES[source.source.labels[source.picks[i]]] == source.classes[source.labels[i]]
+            assert source[i]["label"] == source.labels[i]
+    assert len(set(train.picks.tolist())) == 12
+    drawn = {tuple(make_source("episode", "train", dict(of=of, fold=f, way=3)).picks.tolist()) for f in range(5)}
+    assert len(drawn) == 5
+    with pytest.raises(UserError, match="cannot be drawn"):
+        make_source("episode", "train", dict(of=of, way=6))

@@ -11,16 +11,25 @@ from mae_jax.interop.names import export_weights, import_weights
 from mae_jax.interop.pointcmae import pretraining_method as contrastive_method
 from mae_jax.interop.pointmae import classifier_method, pretraining_method
 
+# The others hold the same code to other sizes.
+QUICK = ("pointmae-classifier", "pointmae-pretrain_cdl1", "pointcmae-pretrain_cdl2")
 FILES = sorted((GOLDEN / "pointmae").glob("*.npz")) + sorted((GOLDEN / "pointcmae").glob("*.npz"))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}-{f.stem}")
+def name(file):
+    return f"{file.parent.name}-{file.stem}"
+
+
+SOME = [pytest.param(f, marks=() if name(f) in QUICK else pytest.mark.slow, id=name(f)) for f in FILES]
+
+
+@pytest.mark.parametrize("file", SOME)
 def test_golden_file(file):
     for line in parity.compare(read(file)):
         assert line.ok and line.max_rel < 5e-6, line
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}-{f.stem}")
+@pytest.mark.parametrize("file", FILES, ids=name)
 def test_weights_go_there_and_back(file):
     golden = read(file)
     prepared = parity.case(golden.system, golden.name)(golden)

@@ -62,6 +62,7 @@ def test_both_passes_hide_equally_many(found):
     assert (np.asarray(aux.seen["hidden1"]) != np.asarray(aux.seen["hidden2"])).any()
 
 
+@pytest.mark.slow
 def test_each_pass_is_point_mae_with_its_class_token_and_decoder(weights, found):
     params, stats = weights
     single = PointMAE(**SIZES, drop_path=0.0, class_token=True)
@@ -102,6 +103,7 @@ def test_contrast_by_its_formula_and_by_directions_alone(found):
     assert 0 <= own <= 2 and 0 <= every <= 2
 
 
+@pytest.mark.slow
 def test_equal_passes_agree(weights):
     params, stats = weights
     encoder = params["encoder"] | {"class2": params["encoder"]["class1"]}

@@ -17,7 +17,7 @@ from mae_jax.weights.store import Weights, open_weights, write
 CONFIG = {
     "method": dict(name="pointmae", points=40, groups=8, group_points=5, dim=12, depth=3, heads=2, decoder_depth=1,
                    decoder_heads=2),
-    "data": dict(source="made_points", count=60, length=40), "train": dict(steps=4, batch=10), "eval": dict(batch=20),
+    "data": dict(source="made_points", count=60, length=40), "train": dict(steps=4, batch=16), "eval": dict(batch=16),
     "augment": dict(points_test_sample="first"),
 }  # fmt: skip
 SHORT = ("checkpoint.every=4", "eval.every=4", "log.every=2", "log.tensorboard=False")
@@ -37,12 +37,13 @@ def verb(name, file, out, *overrides):
     return main([name, "--weights", str(file), "--out", str(out), *(f"--config.{o}" for o in (*SHORT, *overrides))])
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_moves_its_statistics_alone(file, tmp_path, capsys):
     """Point-CMAE's protocol "mlp3": head and class token are trained; batch norms run in training mode."""
     out = tmp_path / "ft"
     status = verb(
         "finetune", file, out, "method.class_token=True", "transfer.recipe=pointmae", "transfer.steps=4",
-        "transfer.batch=10", r"transfer.trained=('(class_token|pos_embed)$',)", "augment.points_votes=2",
+        "transfer.batch=16", r"transfer.trained=('(class_token|pos_embed)$',)", "augment.points_votes=2",
         r"transfer.fresh=('(class_token|pos_embed)$',)", "optim.clip=10.",
     )  # fmt: skip
     assert status == 0
@@ -62,9 +63,10 @@ def test_a_frozen_encoder_moves_its_statistics_alone(file, tmp_path, capsys):
     assert f"{found['top1']:.1f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_parts_are_learned_from_three_blocks(file, tmp_path):
     out = tmp_path / "parts"
-    assert verb("segment", file, out, "transfer.segment_steps=4", "transfer.segment_batch=10") == 0
+    assert verb("segment", file, out, "transfer.segment_steps=4", "transfer.segment_batch=16") == 0
     found = json.loads((out / "results.json").read_text())
     assert {"instance_miou", "class_miou", "accuracy", "category"} <= set(found) and len(found["category"]) == 5
     assert metrics(out)[-1]["val/instance_miou"] == pytest.approx(found["instance_miou"], abs=0.01)
@@ -79,3 +81,16 @@ def test_scores_of_parts_by_hand():
     score = parts.score(np.array([iou, 1.0, 0.5]), np.array([1, 0, 0]), 2, 0.75)
     assert score.instance_miou == pytest.approx(100 * (iou + 1.5) / 3)
     assert score.class_miou == pytest.approx(100 * (iou + 0.75) / 2) and score.accuracy == 75
+
+
+@pytest.mark.slow
+def test_episodes_are_fine_tuned_one_by_one(file, tmp_path):
+    options = ("recipe=pointmae", "steps=2", "batch=8", "episode_way=2", "episode_shot=4", "episode_queries=4",
+               "episode_folds=2")  # fmt: skip
+    status = main([
+        "evaluate", "--weights", str(file), "--protocols", "episodes", "--output", str(tmp_path / "r.json"),
+        *(f"--config.transfer.{o}" for o in options), "--config.eval.batch=8",
+    ])  # fmt: skip
+    assert status == 0
+    assert 0 <= json.loads((tmp_path / "r.json").read_text())["episodes"]["pretrained"] <= 100
+    assert "deviation" in (tmp_path / "r_full.json").read_text()

@@ -14,6 +14,8 @@ from mae_jax.interop.golden import read
 from mae_jax.interop.names import import_weights
 from mae_jax.interop.videomae import classifier_rules, clip
 from mae_jax.methods.videomae import VideoMAE
+from mae_jax.schema import Optim
+from mae_jax.train.schedules import learning_rate
 from mae_jax.transfer.finetune import FineTune
 from mae_jax.transfer.recipes import RECIPES, choose
 
@@ -100,3 +102,10 @@ def test_views_of_a_clip_do_not_raise_the_rate():
     config = resolve(load(str(ROOT / "configs/videomaev2/vit_g14.py"))[0], ["data.path=/data"])
     assert config.data.repeats == 4 and config.train.batch == 4 * 2048 and config.optim.clip == 0.02
     assert config.optim.learning_rate * config.train.batch / 256 == pytest.approx(6e-4 * 2048 / 256)
+
+
+def test_the_peak_of_the_pretraining_rate_comes_twice():
+    """Their warm-up is numpy's linspace with both ends, and the cosine after it starts at the peak again."""
+    rate = learning_rate(Optim(schedule="cosine_linspace", warmup=10, scaling="none", learning_rate=1.0), 256, 30)
+    np.testing.assert_allclose([rate(i) for i in range(10)], np.linspace(0, 1, 10), rtol=1e-6)
+    np.testing.assert_allclose([rate(10), rate(20)], [1.0, 0.5], rtol=1e-6)

@@ -12,6 +12,7 @@ from mae_jax.data.sources.base import Arrays, Source, Spec
 from mae_jax.data.sources.chirps import Chirps, Tones
 from mae_jax.data.sources.cifar import Cifar10, Cifar100
 from mae_jax.data.sources.digits import Digits
+from mae_jax.data.sources.episode import Episode
 from mae_jax.data.sources.folder import Folder
 from mae_jax.data.sources.graphs import GraphsNpz
 from mae_jax.data.sources.graphs_made import Networkx, StochasticBlocks
@@ -44,6 +45,7 @@ SOURCES: dict[str, type] = {
     "cifar10": Cifar10,
     "cifar100": Cifar100,
     "digits": Digits,
+    "episode": Episode,
     "folder": Folder,
     "graphs_npz": GraphsNpz,
     "imagenette": Imagenette,
