@@ -2,9 +2,9 @@
 
 Run:      mae_jax train --config configs/birdmae/tiny_chirps.py --workdir runs/chirps
           then `python benchmarks/birdmae_prototypes.py runs/chirps`: the prototypical probe with distractors.
-Hardware: 2 CPU cores, under two minutes.
-Expect:   docs/methods/birdmae.md has what was measured; the bar, prototypes 5 points of average precision above a linear
-          probe where every clip holds two chirps, is not met.
+Hardware: one CPU core, two minutes of processor time.
+Expect:   docs/methods/birdmae.md has what was measured; the bar, prototypes 5 points of average precision above a
+          linear probe where every clip holds two chirps, is not met.
 """
 
 from ml_collections import ConfigDict
