@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     steps, b = args.steps or config.train.steps, config.train.batch
     train, test = (pixels(split, config.augment.mean[0], config.augment.std[0]) for split in ("train", "test"))
     rate = warmup_cosine(config.optim.learning_rate * b / 256, config.optim.warmup, steps)
-    optimizer = optax.adamw(lambda t: 1.0, config.optim.b1, config.optim.b2, weight_decay=config.optim.weight_decay)
+    optimizer = optax.adamw(1.0, config.optim.b1, config.optim.b2, weight_decay=config.optim.weight_decay)
 
     def loss(params, patterns, image, key, step):
         rest = {"stats": {}, "ema": {}, "frozen": {method.colour: {"patterns": patterns}}}
@@ -53,11 +53,20 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         return value, aux.seen["hidden"]
 
     @jax.jit
-    def update(params, opt, patterns, key, step, lr):
-        rows = jax.random.randint(jax.random.fold_in(key, step), (b,), 0, len(train))
-        (value, _), grads = jax.value_and_grad(loss, has_aux=True)(params, patterns, train[rows], key, step)
-        moved, opt = optimizer.update(grads, opt, params)
-        return jax.tree.map(lambda p, m: p + lr * m, params, moved), opt, value
+    def fit(params, patterns, key):
+        """(the trained parameters, the loss of every step)"""
+
+        def update(state, now):
+            params, opt = state
+            step, lr = now
+            rows = jax.random.randint(jax.random.fold_in(key, step), (b,), 0, len(train))
+            (value, _), grads = jax.value_and_grad(loss, has_aux=True)(params, patterns, train[rows], key, step)
+            moved, opt = optimizer.update(grads, opt, params)
+            return (jax.tree.map(lambda p, m: p + lr * m, params, moved), opt), value
+
+        rates = jnp.asarray([rate(step) for step in range(steps)])
+        (params, _), values = jax.lax.scan(update, (params, optimizer.init(params)), (jnp.arange(steps), rates))
+        return params, values
 
     held_out = jax.jit(lambda params, patterns, key, step: loss(params, patterns, test, key, step))
     runs = []
@@ -66,13 +75,10 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
             bank = Bank(colour, method.patterns, (method.pattern_size,) * 2, method.blur, method.bank_seed)
             patterns, key = jnp.asarray(bank.generate()), jax.random.key(seed)
             params, _ = jax.jit(method.init)(key, {"image": train[:1]})
-            opt, values = optimizer.init(params), []
-            for step in range(steps):
-                params, opt, value = update(params, opt, patterns, key, step, rate(step))
-                values.append(value)
+            params, values = fit(params, patterns, key)
             draws = [held_out(params, patterns, jax.random.key(seed + 1000), draw) for draw in range(10)]
             found, hidden = np.mean([float(value) for value, _ in draws]), draws[0][1]
-            last = float(np.mean(jax.device_get(values[-steps // 4 :])))
+            last = float(values[-steps // 4 :].mean())
             run = {"seed": seed, "colour": colour, "train_loss": round(last, 4), "test_loss": round(float(found), 4),
                    "distance": round(distance(np.asarray(hidden), method.grid), 3)}  # fmt: skip
             runs.append(run)

@@ -6,7 +6,7 @@
 
 A record says where each of its numbers comes from. `tiny.measure` names a number of a run: {"file": "results.json",
 "key": "linear/pretrained", "minus": "linear/random"}, or {"file": "metrics.jsonl", "key": "accuracy"} (the last one;
-with "last": "100" the mean over the last 100 steps).
+with "last": "100" the mean over the last 100 steps). Without it the numbers are those that `tiny.command` prints.
 """
 
 import argparse
@@ -86,6 +86,10 @@ def parity(name: str) -> dict[str, Any]:
 
 def experiment(tiny: Mapping[str, Any], runs: list[Path]) -> dict[str, Any]:
     """The measure of each run, by its seed."""
+    if "measure" not in tiny:
+        raise SystemExit(
+            f"its numbers are no runs' but made by `{tiny['command']}`: write what that prints into the record"
+        )
     seeds = {}
     for run in runs:
         config = json.loads((run / "config.json").read_text())

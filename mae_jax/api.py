@@ -72,7 +72,8 @@ class Model:
     images, paths, encoded bytes, or lists of these of any sizes. They are prepared as for the run's evaluation: resized
     so that they just cover the network's input / 0.875, cropped in the middle (an image of exactly that size stays as
     it is), and normalised by augment.mean and augment.std. With `preprocess=False` an array [n, h, w, c] goes into the
-    network as it is. Methods that read other things than one image take {name: array [n, ...]}.
+    network as it is. Methods that read something else take that: videos as paths, arrays [t, h, w, c] or
+    [n, t, h, w, c], or lists of these; several things as {name: array [n, ...]}.
 
     Attributes:
       config: of the run, resolved.

@@ -29,7 +29,9 @@ MAY_IMPORT = {
     "transfer": FOUNDATION
     | MIDDLE
     | {"nets", "eval", "data", "modalities", "config", "schema", "train", "methods", "weights", "transfer"},
-    "library": FOUNDATION | MIDDLE | {"nets", "eval", "data", "modalities", "train", "methods.base", "weights", "schema", "library"},
+    "library": FOUNDATION
+    | MIDDLE
+    | {"nets", "eval", "data", "modalities", "train", "methods.base", "weights", "schema", "library"},
     "api": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "library"},
     "schema": set(),
     "config": {"core.errors", "core.modules", "data.sources", "methods", "modalities", "nets", "schema"},

@@ -2,9 +2,9 @@
 
 Run:      mae_jax train --config configs/birdmae/tiny_chirps.py --workdir runs/chirps
           then `python benchmarks/birdmae_prototypes.py runs/chirps`: the prototypical probe with distractors.
-Hardware: 2 CPU cores, under two minutes.
-Expect:   the probes far above those of random weights; with a second chirp in every clip the prototypical probe at
-          least 5 points of average precision above a linear one (docs/methods/birdmae.md has the runs).
+Hardware: one CPU core, two minutes of processor time.
+Expect:   docs/methods/birdmae.md has what was measured; the bar, prototypes 5 points of average precision above a
+          linear probe where every clip holds two chirps, is not met.
 """
 
 from ml_collections import ConfigDict
@@ -16,15 +16,16 @@ def get_config() -> ConfigDict:
         dict(
             # Positions as they should be: neighbours are few here, and no published weights are read.
             method=dict(
-                name="birdmae", spectrogram_size=(64, 32), patch=4, dim=64, depth=2, heads=4, decoder_dim=32,
-                decoder_depth=1, decoder_heads=4, mask_ratio=0.75, norm_pix=False, transposed=False,
+                name="birdmae", spectrogram_size=(64, 32), patch=4, dim=64, depth=2, heads=2, decoder_dim=32,
+                decoder_depth=1, decoder_heads=2, mask_ratio=0.5, norm_pix=False, transposed=False,
             ),
-            data=dict(source="chirps", length=4096),
+            data=dict(source="chirps", length=4096, noise=0.01),
+            # Half the deviation of the data: numbers of variance 1 stand out against the positions.
             augment=dict(
-                crop_scale=None, flip=False, spectrogram_rate=8000, spectrogram_seconds=0.66, spectrogram_mean=-2.9,
-                spectrogram_std=3.0,
+                crop_scale=None, flip=False, spectrogram_rate=8000, spectrogram_seconds=0.66, spectrogram_mean=-4.2,
+                spectrogram_std=1.6,
             ),
-            optim=dict(learning_rate=4e-3, warmup=40, weight_decay=0.05),
+            optim=dict(learning_rate=2e-2, warmup=40, weight_decay=0.05),
             train=dict(steps=400, batch=64, seed=0),
             checkpoint=dict(every=400),
             eval=dict(protocols=("linear", "knn"), batch=128, limit=1024),

@@ -4,8 +4,8 @@ Run:      mae_jax train --config configs/dmae/tiny_digits_teacher.py --workdir r
           mae_jax train --config configs/dmae/tiny_digits.py --workdir runs/dmae_digits
           (without a teacher: --config.method.pairs='()')
 Hardware: 2 CPU cores, about half a minute besides the teacher's minute.
-Expect:   linear probe 2 points above the same student without a teacher, mean of 3 seeds; the alignment falls below
-          half of its start (docs/methods/dmae.md has the runs).
+Expect:   linear probe 2 points above the same student without a teacher, mean of 3 seeds; the alignment falls to
+          about half of its start (docs/methods/dmae.md has the runs).
 """
 
 from _dmae_digits import digits

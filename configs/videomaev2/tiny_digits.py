@@ -3,7 +3,8 @@
 Run:      mae_jax train --config configs/videomaev2/tiny_digits.py --workdir runs/videomaev2_digits
           (VideoMAE: --config.method.decoder_ratio=0; control: --config.method.decoder_masking=random)
 Hardware: 2 CPU cores, under two minutes.
-Expect:   a linear probe within 2 to 3 points of decoder_ratio=0 (docs/methods/videomaev2.md has the runs).
+Expect:   the loss, in pixels of [0, 1], below 0.042 (the mean of each token over clips has 0.047;
+          docs/methods/videomaev2.md has the runs).
 """
 
 from ml_collections import ConfigDict
@@ -17,12 +18,12 @@ def get_config() -> ConfigDict:
                 name="videomaev2", frames=8, image_size=16, tubelet=2, patch=4, dim=32, depth=2, heads=2,
                 decoder_dim=32, decoder_depth=1, decoder_heads=2, mask_ratio=0.75, decoder_ratio=0.5, norm_pix=False,
             ),
-            data=dict(source="moving_digits", repeats=4),
+            data=dict(source="moving_digits", repeats=2),
             augment=dict(video_stride=1, video_crop="centre", eval_crop=1.0),
             optim=dict(learning_rate=4e-3, scaling="none", warmup=200, weight_decay=0.05),
-            train=dict(steps=2000, batch=32, seed=0),
-            checkpoint=dict(every=2000),
+            train=dict(steps=3000, batch=32, seed=0),
+            checkpoint=dict(every=3000),
             eval=dict(protocols=("linear", "knn"), pool="mean", batch=256),
-            log=dict(every=50, pictures_every=2000),
+            log=dict(every=50, pictures_every=3000),
         )
     )  # fmt: skip

@@ -136,7 +136,7 @@ def birdmae_method(config: Mapping[str, Any]) -> BirdMAE:
         config, {"encoder": REQUIRED, "decoder": REQUIRED, "mask_ratio": 0.75, "norm_pix_loss": True}, what="AudioMAE",
         inert=("optimizer", "scheduler", "loss", "norm_layer"),
     )  # fmt: skip
-    known = {
+    known: dict[str, Any] = {
         "img_size_x": 512, "img_size_y": 128, "patch_size": 16, "in_chans": 1, "embed_dim": 768, "depth": 12,
         "num_heads": 12, "mlp_ratio": 4, "pos_trainable": False,
     }  # fmt: skip
@@ -276,12 +276,20 @@ def prototype_rules(method: BirdMAE, head: PrototypeHead) -> Rules:
 
 def prototype_nets(config: Mapping[str, Any]) -> tuple[BirdMAE, PrototypeHead, bool]:
     """(encoder, head, whether the class token is subtracted) from the arguments of `VIT_ppnet` and of its head."""
-    known = {
+    known: dict[str, Any] = {
         "img_size_x": 512, "img_size_y": 128, "patch_size": 16, "num_classes": REQUIRED, "embed_dim": 768, "depth": 12,
         "num_heads": 12, "mlp_ratio": 4.0, "eps": 1e-6, "ppnet": REQUIRED,
     }  # fmt: skip
-    only = {"in_chans": (1,), "qkv_bias": (True,)}
-    inert = ("global_pool", "drop_path", "mask_t_prob", "mask_f_prob", "mask2d", "ema_update_rate", "target_length")
+    only: dict[str, tuple[Any, ...]] = {"in_chans": (1,), "qkv_bias": (True,)}
+    inert: tuple[str, ...] = (
+        "global_pool",
+        "drop_path",
+        "mask_t_prob",
+        "mask_f_prob",
+        "mask2d",
+        "ema_update_rate",
+        "target_length",
+    )
     o = options(config, known, what="VIT_ppnet", only=only, inert=inert)
     known = {
         "num_prototypes": 20, "h_prototypes": 1, "w_prototypes": 1, "add_on_layers_type": "upsample", "topk_k": 1,

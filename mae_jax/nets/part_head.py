@@ -50,8 +50,8 @@ class PartHead(nn.Module):
             x = jax.nn.relu(norm(linear(width, f"point{i}")(x), f"point_norm{i}"))
         known = jax.nn.one_hot(category, self.categories, dtype=self.dtype)
         known = norm(linear(CATEGORY, "category", use_bias=False)(known), "category_norm")
-        cloud = [largest(tokens, 1), tokens.mean(axis=1), jax.nn.leaky_relu(known, 0.2)]
-        cloud = jnp.concatenate([y.astype(self.dtype) for y in cloud], axis=-1)
+        pooled = [largest(tokens, 1), tokens.mean(axis=1), jax.nn.leaky_relu(known, 0.2)]
+        cloud = jnp.concatenate([y.astype(self.dtype) for y in pooled], axis=-1)
         y = AfterPool(HIDDEN[0], self.dtype, name="fc0")(cloud[:, None], x[:, None])[:, 0]
         y = jax.nn.relu(norm(y, "norm0"))
         y = y if drop is None else y * drop.astype(y.dtype)

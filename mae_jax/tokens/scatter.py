@@ -35,7 +35,7 @@ def draw_points(
     half = jnp.sqrt(jnp.square(frame - (low + high) / 2).sum(-1).max(axis=1))[:, None, None]
     at = (points - (low + high) / 2) / jnp.maximum(half, 1e-6) @ jnp.asarray(_view())
     r = min(max(2, round(0.35 * size / frame.shape[1] ** 0.5)), max(2, size // 20))  # few points are drawn larger
-    return jax.lax.map(lambda one: _paint(*one, size, r), (at, colour))
+    return jax.lax.map(lambda one: _paint(one[0], one[1], size, r), (at, colour))
 
 
 def _view() -> Float[np.ndarray, "3 3"]:

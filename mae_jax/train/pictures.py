@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from mae_jax import modalities
 from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage, convert
 from mae_jax.data.sources import Source
@@ -25,15 +26,19 @@ def spread(run: Run, source: Source, count: int) -> dict[str, np.ndarray]:
 
 
 def image_files(run: Run, paths: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Images from files.
+    """Images, or what else the method reads, from files.
 
     Raises:
       UserError: a file that is missing or cannot be decoded, by name.
     """
-    records = []
+    name, leaf = next(iter(run.method.batch_spec.items()))
+    kind, records = modalities.find(name, run.config.augment), []
     for path in paths:
         try:
-            records.append({"image": path.read_bytes(), "label": -1})
+            record = {"image": path.read_bytes()} if kind is None else kind.given(name, leaf, path)
+            records.append(record | {"label": -1})
+        except BadImage as error:
+            raise UserError(f"cannot use the {name} '{path}': {error}") from None
         except OSError as error:
             raise UserError(f"cannot read the image '{path}': {error.strerror}.") from None
     try:
@@ -43,7 +48,7 @@ def image_files(run: Run, paths: Sequence[Path]) -> dict[str, np.ndarray]:
             try:
                 _prepared(run, [record])
             except BadImage as error:
-                raise UserError(f"cannot use the image '{path}': {error}") from None
+                raise UserError(f"cannot use the {'image' if kind is None else name} '{path}': {error}") from None
         raise
 
 

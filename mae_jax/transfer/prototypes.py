@@ -6,6 +6,7 @@ cosine; the asymmetric loss of several labels, one of which is 1 where records h
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -25,11 +26,13 @@ from mae_jax.transfer.head import FrozenEncoder, Recipe, train_and_score
 CLIP = 2.0
 
 
-class LogitsOf(PrototypeHead):
-    """The head as a probe reads it: its logits alone."""
+class LogitsOf(nn.Module):
+    """A head as a probe reads it: its logits alone."""
+
+    head: PrototypeHead
 
     def __call__(self, x: Float[Array, "b h w d"], *, train: bool = False) -> Float[Array, "b classes"]:
-        return super().__call__(x, train=train)[0]
+        return self.head(x, train=train)[0]
 
 
 def prototypical(opened: Any, train: Source, test: Source) -> Result:
@@ -50,7 +53,7 @@ def prototypical(opened: Any, train: Source, test: Source) -> Result:
         o.probe_prototype_epochs, o.probe_prototype_warmup * o.probe_prototype_epochs, o.probe_prototype_batch,
         o.probe_prototype_rate, lambda params: groups(params, o), loss, scaled=False,
     )  # fmt: skip
-    head = LogitsOf(classes=len(train.classes), per_class=o.probe_prototypes)
+    head = LogitsOf(PrototypeHead(len(train.classes), o.probe_prototypes))
     return train_and_score(FrozenEncoder(opened, pick), head, recipe, train, test)
 
 

@@ -30,9 +30,10 @@ def test_both_are_the_stored_reference(name):
     expected = GOLDEN[name]
     assert front.frames(samples) == len(expected)
     assert (expected.min() < -15.9) == (name != "birdset")  # a silent frame: the log of float32's eps
-    for found in (fbank(x, front), on_device(x, front)):
+    # In float32 the least energies are rounding errors of the largest: there logarithms differ most.
+    for found, most in ((fbank(x, front), 1e-3), (on_device(x, front), 5e-3)):
         assert found.shape == expected.shape and found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-3)
+        np.testing.assert_allclose(found, expected, atol=most)
         assert np.median(np.abs(found - expected)) < 1e-5
 
 

@@ -127,7 +127,7 @@ def test_what_a_tree_cannot_be(tree, tmp_path):
     (tmp_path / "table.csv").write_text("path\nrun/0.avi\n")
     path = {"path": str(tree)}
     for fields, error in [
-        ({"path": str(tmp_path)}, "There is no video, .*list.csv"),
+        ({"path": str(tmp_path)}, "There is no video below .*list.csv"),
         ({"path": str(tree / "notes.txt")}, "a list of videos is data.manifest"),
         ({"path": str(tree / "rum")}, "no such directory.*run"),
         ({**path, "test_manifest": "x"}, "data.manifest"),

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
+from tiny_runs import tiny
 
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import make_mesh
+from mae_jax.data.sources.base import Arrays
 from mae_jax.eval import cache, linear, logistic
 from mae_jax.eval.features import Labelled, extract
 from mae_jax.eval.probes import Result, check_several, probe
 from mae_jax.eval.report import results_json, table
+from mae_jax.train.build import build
+from mae_jax.train.probing import Probes
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +86,19 @@ def test_features_are_extracted_and_cached_with_their_rows_of_labels(tmp_path):
         np.testing.assert_array_equal(found.labels, wanted.labels)
     with pytest.raises(UserError, match="a feature vector per sample"):
         extract({"own": lambda batch: batch["x"][:, None]}, batches, multilabel=True)
+
+
+def test_a_run_probes_records_of_several_classes():
+    """From the source to the row, through the feed: labels ride along as [b, classes]."""
+    images = np.random.default_rng(0).integers(0, 255, (24, 8, 8, 1), np.uint8)
+    source = Arrays(images, np.zeros(24), "made up", ("a", "b"))
+    source.labels = np.stack([np.arange(24) % 2, np.arange(24) % 3 == 0], axis=1).astype(np.int32)
+    source.multilabel = True
+    run = build(tiny("eval.protocols=('linear',)", "eval.raw=False", "eval.random=False", "eval.batch=16"))
+    Probes.check(run, source, source)
+    state = run.init(("step", "params", "stats", "ema"))
+    found = Probes(run, source, source).final(state)
+    assert list(found.results["pretrained"]) == ["linear_map"]
+    assert 30 < found.results["pretrained"]["linear_map"].accuracy <= 100
+    with pytest.raises(UserError, match="'knn' expects one of each"):
+        Probes.check(build(tiny("eval.protocols=('knn',)")), source, source)

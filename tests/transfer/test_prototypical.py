@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 from mae_jax.config import resolve
 from mae_jax.core.errors import UserError
 from mae_jax.eval.features import pool
+from mae_jax.nets.prototypes import PrototypeHead
 from mae_jax.train.build import build
 from mae_jax.train.optimizers import adamw
 from mae_jax.train.state import rest_of
@@ -86,7 +87,7 @@ def test_one_class_counts_as_one_label_of_several():
     one, several = jnp.array([0, 2, 1, 1]), jnp.eye(3, dtype=jnp.int32)[jnp.array([0, 2, 1, 1])]
     np.testing.assert_allclose(loss(logits, one), loss(logits, several))
     assert not np.allclose(entropy(logits, one), entropy(logits, several))
-    head = LogitsOf(classes=3, per_class=2)
+    head = LogitsOf(PrototypeHead(3, 2))
     x = jnp.ones((2, 2, 2, 4))
     assert head.apply(head.init(jax.random.key(0), x), x).shape == (2, 3)
 
@@ -95,4 +96,4 @@ def test_a_probe_without_prototypes_is_refused(opened):
     transfer = dataclasses.replace(opened.run.config.transfer, probe_prototypes=0)
     run = dataclasses.replace(opened.run, config=dataclasses.replace(opened.run.config, transfer=transfer))
     with pytest.raises(UserError, match="probe_prototypes=0"):
-        prototypical(types.SimpleNamespace(run=run), None, None)
+        prototypical(types.SimpleNamespace(run=run), run.open("train"), run.open("test"))

@@ -1,4 +1,4 @@
-"""mmpretrain's MAE and ColorMAE: names as its models/necks/mae_neck.py and backbones/vision_transformer.py have them."""
+"""mmpretrain's MAE and ColorMAE: names as its necks/mae_neck.py and backbones/vision_transformer.py have."""
 
 import numpy as np
 import pytest

@@ -179,14 +179,15 @@ def _csv_rows(path: Path, root: Path) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = file.readlines()
     if lines and lines[0].startswith("#"):  # AudioSet's segments
-        for row in csv.reader((line for line in lines if not line.startswith("#")), skipinitialspace=True):
-            yield Row(_youtube(root, row[0]), _parts(row[3]))
+        for fields in csv.reader((line for line in lines if not line.startswith("#")), skipinitialspace=True):
+            yield Row(_youtube(root, fields[0]), _parts(fields[3]))
         return
     reader = csv.DictReader(lines)
     header = list(reader.fieldnames or ())
     name, one, many = (next((c for c in some if c in header), None) for some in (FILE, LABEL, LABELS))
     if name is None:
         raise UserError(f"the table {path} names no column of files ({', '.join(FILE)}): its header is {header}.")
+    row: dict[Any, Any]
     for row in reader:
         if None in row or None in row.values():
             raise UserError(f"line {reader.line_num} of {path} does not have {len(header)} fields.")

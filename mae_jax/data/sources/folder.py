@@ -15,7 +15,7 @@ from mae_jax.data.sources.names import Names
 
 EXTENSIONS = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "npy")
 ENDINGS = tuple(b"." + e.encode() for e in EXTENSIONS)
-IMAGES = f"image, a file ending in {', '.join(EXTENSIONS)}"
+IMAGES = "image", f"files ending in {', '.join(EXTENSIONS)} (capitals too, hidden files left out)"
 TEST_FOLDERS = ("val", "test", "validation")  # the first that is there
 
 
@@ -56,13 +56,13 @@ class Folder(Spec):
 
 
 def split_tree(
-    root: Path, split: str, holdout: float, find: Callable[[Path], Iterator[bytes]], what: str
+    root: Path, split: str, holdout: float, find: Callable[[Path], Iterator[bytes]], what: tuple[str, str]
 ) -> tuple[Path, Names, np.ndarray, tuple[str, ...]]:
     """(base, names relative to it, labels int32 [n], classes) of a split of a tree, by the rules of `Folder`.
 
     Args:
         find: the names below a directory, in the order of their bytes.
-        what: what is looked for, and how it is told, for messages.
+        what: what is looked for, and by what it is told, for messages.
     """
     train = root / "train" if (root / "train").is_dir() else root
     test = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None) if train != root else None
@@ -195,12 +195,12 @@ def find_directory(path: str, instead: str) -> Path:
     raise UserError(f"data.path={path}: there is no such directory ({root}). {nearest(root.name, beside)}")
 
 
-def _nothing(root: Path, what: str) -> str:
+def _nothing(root: Path, what: tuple[str, str]) -> str:
     """Say what was looked for and what was there."""
     there = sorted(p.name for p in root.iterdir())
     seen = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
     return (
-        f"There is no {what} (capitals too, hidden files left out) below {root}. Looked in every directory; it holds "
+        f"There is no {what[0]} below {root}. Looked in every directory for {what[1]}; the directory holds "
         f"{seen or 'nothing'}."
     )
 

@@ -19,7 +19,7 @@ from mae_jax.data.video_file import pyav
 
 EXTENSIONS = ("mp4", "avi", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "ts", "wmv", "flv", "3gp", "ogv")
 ENDINGS = tuple(b"." + e.encode() for e in EXTENSIONS)
-WHAT = f"video, a file ending in {', '.join(EXTENSIONS)} or a directory of numbered images"
+WHAT = "video", f"files ending in {', '.join(EXTENSIONS)} (capitals too), and directories of images"
 
 
 @dataclass(frozen=True)
