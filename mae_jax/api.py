@@ -103,7 +103,7 @@ class Model:
             return ()
         about = self.info.get("head") or {}
         named = about.get("names") or about.get("classes") or None
-        count = head["params"]["head"]["bias"].shape[0]
+        count = heads.count(head)
         return tuple(map(str, named)) if isinstance(named, list | tuple) else tuple(map(str, range(count)))
 
     @property

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mae_jax.core.errors import UserError
@@ -95,8 +96,12 @@ def _decoder(method: BirdMAE, names: Mapping[str, str]) -> Rules:
 def _positions(theirs: str, part: str, method: BirdMAE, dim: int, learned: bool) -> Rule | Constant:
     if learned:
         return Rule(theirs, f"{part}/pos_embed")
-    table = with_prefix(sincos(dim, method.grid, transposed=method.transposed), 1)[None]
-    return Constant(theirs, table, RECOMPUTED)
+    return Constant(theirs, table(method, dim), RECOMPUTED)
+
+
+def table(method: BirdMAE, dim: int) -> np.ndarray:
+    """The fixed positions [1, 1 + n, dim] of encoder or decoder."""
+    return with_prefix(sincos(dim, method.grid, transposed=method.transposed), 1)[None]
 
 
 def audiomae_method(config: Mapping[str, Any]) -> BirdMAE:

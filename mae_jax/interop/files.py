@@ -26,6 +26,7 @@ STATE_DICTS = (
     "state_dict",
     "model_state_dict",
     "module",
+    "base_model",
 )  # under which a training checkpoint keeps its weights
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 

@@ -276,13 +276,15 @@ def _positions(theirs: str, s: Sizes) -> Rule | Constant:
     return Rule(theirs, f"{ENCODER}/pos_embed", identity if s.class_row or not s.class_token else CLASS_ROW)
 
 
-Order = Literal["column", "row", "moco", "zeros", "flat", "none"]
+Order = Literal["column", "row", "moco", "zeros", "flat", "turned", "centres", "none"]
 ORDERS: Mapping[Order, str] = {
     "column": "fixed sine-cosine, column first (MAE)",
     "row": "fixed sine-cosine, row first (CAE, mmpretrain)",
     "moco": "fixed sine-cosine, column first, frequencies to 1/10000 (big_vision's sincos2d)",
     "zeros": "all zeros (transformers 5 leaves them so in a ViTMAE that is made from scratch)",
     "flat": "fixed sine-cosine of tokens counted through (VideoMAE)",
+    "turned": "fixed sine-cosine, made for (mel, time) and added to tokens in order of (time, mel) (Audio-MAE)",
+    "centres": "an MLP on the coordinates of the groups' centres (Point-MAE)",
     "none": "learned",
 }
 

@@ -40,7 +40,8 @@ def warm_start(run: Run, source: str | None) -> State | None:
     return state | {"ema": jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), ema, run.shapes["ema"])}
 
 
-SAME = ("heads", "decoder_heads", "activation", "norm_eps", "class_token")  # fields that no shape of a weight shows
+# Fields that no shape of a weight shows.
+SAME = ("heads", "decoder_heads", "activation", "norm_eps", "class_token", "transposed", "stride", "group_points")
 
 
 def _from_file(run: Run, source: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from mae_jax.core.errors import UserError
 from mae_jax.interop import vit_layouts as layouts
 from mae_jax.interop.clip_vision_teacher import inner_ratio
-from mae_jax.interop.names import Rules, Tensors
+from mae_jax.interop.names import Rule, Rules, Tensors
 from mae_jax.interop.vit_layouts import Sizes
 from mae_jax.weights.hints import Hints, agreed
 
@@ -33,13 +33,17 @@ class Found:
       tensors: by the names that `rules` know.
       method: our method's name and fields.
       kind: of the weights (weights/store.py).
-      head: facts of a classifier: {"pool", "count": how many classes, "classes": their names, [] where unknown}.
+      head: facts of a classifier: {"pool", "count": how many classes, "classes": their names, [] where unknown,
+        "hidden": widths of the layers before the last, where there are any}.
       norm_pix: None where the file does not say.
       mean, std: of the input; `stated` is whether the file says so.
       order: of the position table.
       left_out: {part of the file: why ours has no place for it}.
       absent: {parameters that ours has and the file has not, as a regular expression: why}; they are filled so that
         the function is the same.
+      tables: {name of a fixed table: "encoder" or "decoder"}, whose last bits are kept.
+      augment: the config's section where the input has other colours than mean and std.
+      assumed: {fields that the file does not say: what they are taken to be, and why}.
     """
 
     family: str
@@ -56,11 +60,13 @@ class Found:
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    augment: Mapping[str, Any] | None = None
+    assumed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def understand(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where: str) -> Found:
     """What `tensors` are, with the config.json beside them ({}: there is none)."""
-    from mae_jax.weights import mmpretrain_family, video_families
+    from mae_jax.weights import audio_family, mmpretrain_family, point_families, video_families
 
     if config.get("model_type") == "videomae":
         return video_families.hugging_face(tensors, config, hints, where)
@@ -68,6 +74,10 @@ def understand(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where:
         return video_families.official(tensors, hints, where)
     if mmpretrain_family.is_mmpretrain(tensors):
         return mmpretrain_family.official(tensors, hints, where)
+    if point_families.is_official(tensors):
+        return point_families.official(tensors, hints, where)
+    if audio_family.is_official(tensors, config, hints, where):
+        return audio_family.official(tensors, hints, where)
     if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in tensors):
         return hugging_face(tensors, config, hints, where)
     if "patch_embed.proj.weight" in tensors:
@@ -79,7 +89,8 @@ def understand(tensors: Tensors, config: Mapping[str, Any], hints: Hints, where:
         f"{where} holds {len(tensors)} tensors ({some}, ...), and no family of ViTs that is known here names them so. "
         f"Known are facebookresearch/mae, timm's plain ViT (patch_embed.proj.weight), Hugging Face's ViTMAE and ViT "
         f"(embeddings.patch_embeddings.projection.weight), big_vision (embedding/kernel), mmpretrain's MAE "
-        f"(backbone.patch_embed.projection.weight), and VideoMAE in both its own and Hugging Face's names."
+        f"(backbone.patch_embed.projection.weight), VideoMAE in both its own and Hugging Face's names, Point-MAE and "
+        f"Point-CMAE (MAE_encoder.*), Audio-MAE and Bird-MAE (patches of one channel)."
     )
 
 
@@ -313,6 +324,16 @@ def _grid(
     raise UserError(
         f"{where} has {rows} positions, which are no square: say for which images, --image-size ROWS COLUMNS."
     )
+
+
+def placed(rules: Rules) -> Rules:
+    """A method's name map as one of `Weights`, where a head has a place of its own."""
+
+    def place(path: str) -> str:
+        part = path.split("/")[0]
+        return path if part == "stats" else f"head/params/{path}" if part in ("head", "fc_norm") else f"params/{path}"
+
+    return [dataclasses.replace(rule, ours=place(rule.ours)) if isinstance(rule, Rule) else rule for rule in rules]
 
 
 def block_count(tensors: Tensors, pattern: str) -> int:

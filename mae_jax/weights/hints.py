@@ -1,7 +1,7 @@
 """What a published file does not say of itself, said by whoever opens it."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from mae_jax.core.errors import UserError
 from mae_jax.weights.store import Weights
@@ -73,7 +73,10 @@ def told(weights: Weights, hints: Hints, where: str) -> Weights:
         info["norm_pix"] = hints.norm_pix
         config["method"] = config["method"] | {"norm_pix": hints.norm_pix}
     if hints.mean is not None and info.get("colours") == "assumed":
-        config["augment"] = config["augment"] | {"mean": hints.mean, "std": hints.std}
+        colours: dict[str, Any] = {"mean": hints.mean, "std": hints.std}
+        if "spectrogram_mean" in config["augment"]:
+            colours = {f"spectrogram_{key}": x and x[0] for key, x in colours.items()}
+        config["augment"] = config["augment"] | colours
         info["colours"] = "given"
         given -= {"mean", "std"}
     if other := given - {"norm_pix", "encoder_only"}:

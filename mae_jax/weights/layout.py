@@ -11,7 +11,8 @@ from mae_jax.core.errors import UserError
 from mae_jax.interop import vit_layouts as layouts
 from mae_jax.interop.names import Constant, Rules, export_weights
 from mae_jax.interop.vit_layouts import Sizes
-from mae_jax.weights.store import Weights
+from mae_jax.weights import heads
+from mae_jax.weights.store import ENCODER_PARTS, Weights
 
 # Methods whose encoder is the plain ViT of nets/vit.py with MAE's positions; of the others, why it is another network.
 PLAIN = ("mae", "lut", "maskalign")
@@ -171,9 +172,9 @@ def encoder_alone(weights: Weights) -> Weights:
     if "encoder" not in weights.params:
         raise UserError(f"the method '{weights.config['method']['name']}' has no part that is its encoder alone.")
     info = weights.info | {"kind": "encoder", "norm_pix": None, "head": None}
-    params = {"encoder": weights.params["encoder"]}
+    params, stats = ({part: x[part] for part in ENCODER_PARTS if part in x} for x in (weights.params, weights.stats))
     extra = {part: table for part, table in weights.extra.items() if part == "encoder"}
-    return dataclasses.replace(weights, params=params, ema={}, head=None, info=info, extra=extra)
+    return dataclasses.replace(weights, params=params, stats=stats, ema={}, head=None, info=info, extra=extra)
 
 
 def averaged(weights: Weights) -> Weights:
@@ -190,7 +191,7 @@ def _without_decoder(weights: Weights) -> Weights:
 
 def classes_of(weights: Weights) -> int:
     """How many classes the head knows; 0: there is no head."""
-    return 0 if weights.head is None else weights.head["params"]["head"]["kernel"].shape[1]
+    return 0 if weights.head is None else heads.count(weights.head)
 
 
 def _left_out(weights: Weights, decoder: bool) -> dict[str, str]:

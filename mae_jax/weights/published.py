@@ -13,14 +13,15 @@ from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.interop.files import read_tensors
 from mae_jax.interop.names import Constant, import_weights
-from mae_jax.weights import catalog
+from mae_jax.weights import catalog, heads
 from mae_jax.weights.families import Found, understand
 from mae_jax.weights.hints import Hints, agreed
-from mae_jax.weights.store import Weights
+from mae_jax.weights.store import ENCODER_PARTS, Weights
 
 IN_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 BESIDE_ENCODER = re.compile(
-    r"(params/)?(decoder|encoder_to_decoder|mask_token|head[./]|fc_norm|classifier|MAPHead_0|pre_logits)"
+    r"(params/)?(decoder|encoder_to_decoder|mask_token|head[./]|fc_norm|classifier|MAPHead_0|pre_logits|ppnet\."
+    r"|MAE_decoder|MAE_encoder\.proj_cls|cls_head)"
 )
 
 
@@ -44,22 +45,31 @@ def read_published(path: Path, hints: Hints | None = None) -> Weights:
         agreed("norm_pix", entry.norm_pix, hints.norm_pix, entry.name)
     agreed("norm_pix", found.norm_pix, hints.norm_pix, f"the config.json of {path}")
     norm_pix = next((x for x in (found.norm_pix, entry and entry.norm_pix, hints.norm_pix) if x is not None), None)
-    method = _whole(found.method | {"norm_pix": bool(norm_pix)} | _own_colours(found, hints))
+    fields = _fields(found.method["name"])
+    if "norm_pix" not in fields and norm_pix is not None:
+        raise UserError(f"{path} is of '{found.method['name']}', which predicts no pixels: leave out --norm-pix.")
+    pixels = {"norm_pix": bool(norm_pix)} if "norm_pix" in fields else {}
+    method = _whole(found.method | pixels | _own_colours(found, hints))
     weights, extra = _import(found, method, path)
     mean, std = hints.mean or found.mean, hints.std or found.std
     info = {
-        "kind": found.kind, "norm_pix": norm_pix if found.kind == "pretraining" else None, "source": str(path),
+        "kind": found.kind, "source": str(path),
         "family": found.family, "published": entry.name if entry else None, "url": entry.url if entry else None,
         "known_by": None if entry is None else "hash" if entry.md5 and md5.startswith(entry.md5) else "name",
         "licence": entry.licence if entry else "unknown: not a file of the catalogue", "md5": md5, "sha256": sha256,
         "positions": found.order, "absent": dict(found.absent),
         "left_out": dict(found.left_out) | ({"decoder and head": "only the encoder was asked for"} if aside else {}),
-        "colours": "given" if hints.mean else "stated" if found.stated or entry else "assumed",
-        "head": found.head, "step": None,
+        "colours": None if found.augment == {} else "given" if hints.mean else
+                   "stated" if found.stated or entry else "assumed",
+        "head": found.head, "step": None, "assumed": dict(found.assumed),
     }  # fmt: skip
-    config = {"method": method, "augment": {"mean": _channels(mean, method), "std": _channels(std, method)}}
-    head = weights.get("head")
-    return Weights(config, weights["params"], head=head, info=info, extra=extra)
+    info |= {"norm_pix": norm_pix if found.kind == "pretraining" else None} if pixels else {}
+    augment = found.augment
+    if augment is None:
+        augment = {"mean": _channels(mean, method), "std": _channels(std, method)}
+    config = {"method": method, "augment": dict(augment)}
+    head, stats = weights.get("head"), weights.get("stats", {})
+    return Weights(config, weights["params"], stats, head=head, info=info, extra=extra)
 
 
 def _whole(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,36 +84,39 @@ def _whole(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _own_colours(found: Found, hints: Hints) -> dict[str, Any]:
     """The colours of a method that has them of its own, for its targets."""
-    from mae_jax import methods
-    from mae_jax.methods.base import config_fields
-
-    if "mean" not in config_fields(methods.get(found.method["name"])):
+    if "mean" not in _fields(found.method["name"]):
         return {}
     return {"mean": hints.mean or found.mean, "std": hints.std or found.std}
 
 
+def _fields(name: str) -> Mapping[str, Any]:
+    from mae_jax import methods
+    from mae_jax.methods.base import config_fields
+
+    return config_fields(methods.get(name))
+
+
 def template(method: Mapping[str, Any], head: Mapping[str, Any] | None, decoder: bool) -> dict[str, Any]:
-    """Shapes of {"params", "head"} of a method and a classifier's head."""
+    """Shapes of {"params", "stats", "head"} of a method and a classifier's head."""
     import jax
 
     from mae_jax import methods
     from mae_jax.train.build import sample_batch
 
     made: Any = methods.get(method["name"])(**{key: value for key, value in method.items() if key != "name"})
-    params, _ = jax.eval_shape(made.init, jax.random.key(0), sample_batch(made))
+    params, stats = jax.eval_shape(made.init, jax.random.key(0), sample_batch(made))
     if not decoder:
-        params = {"encoder": params["encoder"]}
+        params, stats = ({part: x[part] for part in ENCODER_PARTS if part in x} for x in (params, stats))
     if head is None:
-        return {"params": params}
-    shape = lambda *axes: jax.ShapeDtypeStruct(axes, np.float32)
-    own: dict[str, Any] = {"head": {"kernel": shape(made.dim, head["count"]), "bias": shape(head["count"])}}
-    if head["pool"] == "mean":
-        own["fc_norm"] = {"scale": shape(made.dim), "bias": shape(made.dim)}
-    return {"params": params, "head": {"params": own}}
+        return {"params": params, "stats": stats}
+    width = made.dim * (2 if head["pool"] == "class_max" else 1)
+    own, own_stats = heads.shapes(width, head.get("hidden", ()), head["count"], normed=head["pool"] == "mean")
+    stats = stats | ({"head": own_stats} if own_stats else {})
+    return {"params": params, "stats": stats, "head": {"params": own}}
 
 
 def _import(found: Found, method: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({"params", "head"}, the fixed tables that are not ours to the bit)."""
+    """({"params", "stats", "head"}, the fixed tables that are not ours to the bit)."""
     wanted = tree.flatten(template(method, found.head, found.kind == "pretraining"))
     absent = {p: leaf for p, leaf in wanted.items() if _absent(p, found.absent)}
     shapes = tree.unflatten({p: leaf for p, leaf in wanted.items() if p not in absent})

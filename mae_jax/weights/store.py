@@ -22,6 +22,7 @@ from mae_jax.interop.files import metadata, read_tensors
 FORMAT = "mae_jax-weights-1"
 KINDS = ("pretraining", "encoder", "classifier")
 PARTS = ("params", "stats", "ema", "head", "extra")
+ENCODER_PARTS = ("tokenizer", "encoder")  # of a method's parameters, in an encoder-only file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +139,10 @@ def fit_positions(weights: Weights, method: Any) -> Weights:
 
     encoder, theirs = weights.params.get("encoder", {}), weights.config["method"]
     found, net = encoder.get("pos_embed"), getattr(method, "encoder", None)
-    learned = getattr(method, "positions", "sincos") == "learned"
+    learned = getattr(method, "positions", "sincos") == "learned" or getattr(method, "learned_positions", False)
     if found is not None and not learned and net is not None:
-        can = "set method.positions='learned'" if hasattr(method, "positions") else "it has fixed ones only"
+        ways = {"positions": "set method.positions='learned'", "learned_positions": "set method.learned_positions=True"}
+        can = next((way for field, way in ways.items() if hasattr(method, field)), "it has fixed ones only")
         raise UserError(f"these weights have learned positions, and method '{method.name}' here has none: {can}.")
     if not encoder or (found is None and not learned):
         return weights

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from mae_jax.core.errors import UserError
 from mae_jax.interop.vit_layouts import ORDERS
-from mae_jax.weights import catalog
+from mae_jax.weights import catalog, heads
 from mae_jax.weights.store import Weights
 
 Use = Literal["encode", "reconstruct", "loss", "classify"]
@@ -68,12 +68,15 @@ def describe(weights: Weights) -> str:
     if weights.head is not None:
         head = info["head"]
         assumed = " (assumed: the file does not say; --pool)" if head.get("assumed") else ""
-        classes = weights.head["params"]["head"]["kernel"].shape[1]
+        classes = heads.count(weights.head)
         lines.append(f"head       {classes} classes, reads {POOLS[head['pool']]}{assumed}")
-    if "mean" in weights.config.get("augment", {}):
-        augment = weights.config["augment"]
+    augment = weights.config.get("augment", {})
+    at = "spectrogram_" if "spectrogram_size" in method else ""
+    if f"{at}mean" in augment:
         how = {"assumed": " (ASSUMED: the file does not say; --mean, --std)"}.get(info.get("colours", ""), "")
-        lines.append(f"input      mean {_numbers(augment['mean'])}, std {_numbers(augment['std'])}{how}")
+        mean, std = (x if isinstance(x, tuple | list) else (x,) for x in (augment[f"{at}mean"], augment[f"{at}std"]))
+        lines.append(f"input      mean {_numbers(mean)}, std {_numbers(std)}{how}")
+    lines += [f"assumed    {what}: {why}" for what, why in (info.get("assumed") or {}).items()]
     lines += [f"left out   {what}: {why}" for what, why in info.get("left_out", {}).items()]
     lines += [f"filled     {what}: {why}" for what, why in info.get("absent", {}).items()]
     good = ["encode", "evaluate", "fine-tuning", "train.init"]
@@ -85,11 +88,15 @@ def describe(weights: Weights) -> str:
     return "\n".join(lines)
 
 
-SIZES = ("dim", "dims", "depth", "depths", "heads", "patch", "image_size", "volume_size", "channels")  # of methods
+SIZES = (  # of methods
+    "dim", "dims", "depth", "depths", "heads", "patch", "image_size", "volume_size", "spectrogram_size", "stride",
+    "groups", "group_points", "channels",
+)  # fmt: skip
 POOLS = {
     "mean": "the mean of the patch tokens before the last norm, then a norm of its own",
     "normed_mean": "the mean of the patch tokens after the last norm",
     "class": "the class token after the last norm",
+    "class_max": "the class token beside every channel's largest value over the other tokens, after the last norm",
 }
 
 
