@@ -41,7 +41,7 @@ def warm_start(run: Run, source: str | None) -> State | None:
 
 
 # Fields that no shape of a weight shows.
-SAME = ("heads", "decoder_heads", "activation", "norm_eps", "class_token", "transposed", "stride", "group_points")
+SAME = ("heads", "decoder_heads", "activation", "norm_eps", "class_token", "transposed")
 
 
 def _from_file(run: Run, source: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ENCODER = re.compile(r"(encoder|pos_embed|blocks|norm|cls_token|cls_pos)(\.|$)")
 
 def is_official(tensors: Tensors) -> bool:
     """Whether these are tensors of Point-MAE's code or Point-CMAE's."""
-    return FIRST in tensors or f"MAE_{FIRST}" in tensors
+    return FIRST in tensors or f"MAE_encoder.{FIRST}" in tensors
 
 
 def official(tensors: Tensors, hints: Hints, where: str) -> Found:
@@ -29,7 +29,7 @@ def official(tensors: Tensors, hints: Hints, where: str) -> Found:
     said = {"--image-size": hints.image_size, "--mean": hints.mean, "--pool": hints.pool}
     if wrong := [flag for flag, value in said.items() if value is not None]:
         raise UserError(f"{where} holds an encoder of point clouds, of which {', '.join(wrong)} says nothing.")
-    whole = f"MAE_{FIRST}" in tensors
+    whole = f"MAE_encoder.{FIRST}" in tensors
     return _pretraining(tensors, hints, where) if whole else _classifier(tensors, hints, where)
 
 

@@ -58,7 +58,7 @@ def describe(weights: Weights) -> str:
     if info.get("published"):
         by = " (by its name: no hash of it is published)" if info.get("known_by") == "name" else ""
         lines.append(f"is         {info['published']}{by}, {info['url']}")
-    sizes = ", ".join(f"{key} {method[key]}" for key in SIZES if key in method)
+    sizes = ", ".join(f"{key} {method[key]}" for key in SIZES if method.get(key) is not None)
     lines.append(f"network    {method['name']}: {sizes}")
     if info.get("positions"):
         lines.append(f"positions  {ORDERS[info['positions']]}")

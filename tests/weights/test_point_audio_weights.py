@@ -1,4 +1,4 @@
-"""Point-MAE's, Point-CMAE's, Audio-MAE's and Bird-MAE's files: random parameters under the official names, read back."""
+"""Files of Point-MAE, Point-CMAE, Audio-MAE and Bird-MAE: random parameters under the official names, read back."""
 
 import dataclasses
 
@@ -15,6 +15,7 @@ from mae_jax.methods.pointcmae import PointCMAE
 from mae_jax.methods.pointmae import PointMAE
 from mae_jax.tokens.positions import sincos, with_prefix
 from mae_jax.train.build import sample_batch
+from mae_jax.transfer import task
 from mae_jax.weights import store
 from mae_jax.weights.hints import Hints
 from mae_jax.weights.layout import encoder_alone
@@ -123,9 +124,9 @@ def test_point_cmae_has_two_decoders(tmp_path):
 
 
 def point_classifier(linear, classes):
-    """(found, official tensors) of a fine-tuned model."""
-    config = dict(trans_dim=16, depth=1, num_heads=2, group_size=32, num_group=64, cls_dim=classes, encoder_dims=16)
-    method = pointmae.classifier_method(config | {"type": "linear" if linear else "full"}, 1024)
+    """(method, its arrays, official tensors) of a fine-tuned model."""
+    config = dict(trans_dim=16, depth=1, num_heads=2, group_size=8, num_group=4, cls_dim=classes, encoder_dims=16)
+    method = pointmae.classifier_method(config | {"type": "linear" if linear else "full"}, 64)
     method = dataclasses.replace(method, inner=dataclasses.replace(method.inner, mlp_ratio=2.0))
     found, rules = drawn(method), pointmae.classifier_rules()
     if linear:
@@ -133,25 +134,26 @@ def point_classifier(linear, classes):
     return method, found, point_tensors(rules, found)
 
 
+MADE = ["method.points=64", "method.groups=4", "method.group_points=8", "data.source=made_points", "data.count=64",
+        "data.length=10", "augment.points_unit_sphere=False", "augment.points_test_sample=first"]  # fmt: skip
+
+
 @pytest.mark.parametrize("linear", [False, True])
-def test_point_classifiers(linear, tmp_path):
-    method, found, tensors = point_classifier(linear, 15)
+def test_point_classifiers_are_scored_by_their_own_head(linear, tmp_path):
+    method, found, tensors = point_classifier(linear, 5)
     assert ("module.cls_head_finetune.8.weight" in tensors) != linear
-    o = opened(write(tmp_path / "best.npz", tensors), ["method.points=1024", "method.groups=64"], hints=HINTS)
+    o = opened(write(tmp_path / "best.npz", tensors), MADE, hints=HINTS)
     weights = o.weights
-    assert (weights.config["method"]["points"], weights.config["method"]["groups"]) == (2048, 128)  # ScanObjectNN's
-    assert weights.kind == "classifier" and "15 classes" in describe(weights)
+    assert weights.kind == "classifier" and "5 classes" in describe(weights)
     equal(weights.params | weights.head["params"], found["params"])
     equal(weights.stats, found["stats"])
-    if not linear:
-        return
-    # The protocol's own network on these arrays gives the logits of the method that wrote them.
+    test = o.run.open("test")
+    score = task.classify_protocol(o, o.run.open("train"), test)
+    clouds = np.stack([test[i]["points"] for i in range(len(test))])
     rest = {"stats": found["stats"], "ema": {}, "frozen": {}}
-    logits, _, _ = jax.jit(method.logits)(found["params"], rest, {"points": CLOUDS})
-    features = jax.jit(o.run.method.encode)(o.state["params"] | weights.params, o.rest, {"points": CLOUDS})
-    x = np.concatenate([features.prefix[:, 0], features.normed.max(axis=1)], axis=1)
-    head = weights.head["params"]["head"]
-    np.testing.assert_allclose(x @ head["kernel"] + head["bias"], logits, rtol=1e-4, atol=1e-5)
+    logits = jax.jit(method.logits)(found["params"], rest, {"points": clouds})[0]
+    loss = -jax.nn.log_softmax(logits)[np.arange(len(test)), test.labels].mean()
+    assert score.details["loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
 def test_other_models_on_this_encoder_are_refused(tmp_path):
@@ -167,6 +169,8 @@ def test_other_models_on_this_encoder_are_refused(tmp_path):
         read_published(write(tmp_path / "odd.npz", odd), HINTS)
     with pytest.raises(UserError, match="image-size"):
         read_published(write(tmp_path / "c.npz", tensors), dataclasses.replace(HINTS, image_size=(224, 224)))
+    scanned = read_published(write(tmp_path / "s.npz", point_classifier(True, 15)[2]), HINTS).config["method"]
+    assert (scanned["points"], scanned["groups"]) == (2048, 128)  # ScanObjectNN has 15 classes
     with pytest.raises(UserError, match="norm-pix"):
         read_published(tmp_path / "c.npz", dataclasses.replace(HINTS, norm_pix=True))
 
@@ -185,16 +189,17 @@ def audio_file(tmp_path_factory):
     return write(tmp_path_factory.mktemp("audio") / "pretrained.npz", tensors), params, tensors
 
 
-SAME_FIELDS = ("spectrogram_size", "stride", "decoder_blocks", "decoder_dim", "decoder_depth", "decoder_heads", "window",
-               "shift", "transposed", "learned_positions", "decoder_learned_positions", "norm_pix", "mask_ratio", "channels",
-               *SIZES)  # fmt: skip
+TOLD = (
+    "spectrogram_size", "stride", "channels", "transposed", "learned_positions", "decoder_blocks", "decoder_dim",
+    "decoder_learned_positions", "window", "shift", "norm_pix", "mask_ratio", *SIZES,
+)  # fmt: skip
 
 
 def same_method(weights, method):
     """The file's method is `method`, but for what no file says."""
     found = weights.config["method"]
     assert found["name"] == "birdmae"
-    for key in SAME_FIELDS:
+    for key in TOLD:
         assert found[key] == getattr(method, key), key
 
 
