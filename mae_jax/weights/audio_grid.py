@@ -64,7 +64,8 @@ def _sized(
     fixed: tuple[int, int] | None, n: int, patch: tuple[int, int], size: tuple[int, int], certain: bool, where: str
 ) -> Layout | None:
     """The layout of a size that was said, if the table agrees."""
-    grid, stride = (size[0] // patch[0], size[1] // patch[1]), None
+    grid: tuple[int, ...] = (size[0] // patch[0], size[1] // patch[1])
+    stride = None
     if size[0] % patch[0] or size[1] % patch[1] or math.prod(grid) != n:
         if min(a - b for a, b in zip(size, patch)) >= 0:
             grid, stride = overlapped_shape(size, patch, STRIDE), STRIDE

@@ -68,16 +68,16 @@ def _classifier(tensors: Tensors, hints: Hints, where: str) -> Found:
             f"{where} has a head of {', '.join(layers)}: read are one linear layer ({HEAD}.0) and three ({HEAD}.0, .4, "
             f".8); its encoder can be had, --as encoder."
         )
-    rules, head = pointmae.classifier_rules(), None
+    rules, head, clouds = pointmae.classifier_rules(), None, CLOUDS
     if layers:
         widths = [len(tensors[name]) for name in layers]
+        clouds = CLOUDS_OF.get(widths[-1], CLOUDS)
         head = {"pool": "class_max", "count": widths[-1], "classes": [], "hidden": widths[:-1]}
         if len(layers) == 1:  # Point-CMAE's protocol "linear"
             own = len(pointmae.head_rules(HEAD))
             rules = [*rules[:-own], *parts.linear(f"{HEAD}.0", "head")]
-    points, groups = CLOUDS_OF.get(head["count"], CLOUDS) if head else CLOUDS
     method = {"name": "pointmae"} | _sizes(tensors, "", hints, where) | {
-        "points": points, "groups": groups, "class_token": "cls_token" in tensors,
+        "points": clouds[0], "groups": clouds[1], "class_token": "cls_token" in tensors,
     }  # fmt: skip
     return Found(
         "official Point-MAE", tensors, placed(rules), method, "classifier" if head else "encoder", head,

@@ -52,7 +52,7 @@ def read_published(path: Path, hints: Hints | None = None) -> Weights:
     method = _whole(found.method | pixels | _own_colours(found, hints))
     weights, extra = _import(found, method, path)
     mean, std = hints.mean or found.mean, hints.std or found.std
-    info = {
+    info: dict[str, Any] = {
         "kind": found.kind, "source": str(path),
         "family": found.family, "published": entry.name if entry else None, "url": entry.url if entry else None,
         "known_by": None if entry is None else "hash" if entry.md5 and md5.startswith(entry.md5) else "name",
