@@ -9,7 +9,8 @@ HELP = "published weights in, weights out: MAE, Hugging Face, timm, big_vision"
 
 DESCRIPTION = """\
 Read weights of any kind and write them in another. SRC is the workdir of a run, a weights file of ours, a file of
-facebookresearch/mae (.pth), of timm or big_vision (.safetensors, .pth, .npz), or a folder of the Hugging Face hub.
+facebookresearch/mae (.pth), of timm or big_vision (.safetensors, .pth, .npz), of mmpretrain, VideoMAE, Point-MAE,
+Point-CMAE, Audio-MAE or Bird-MAE (.pth), or a folder of the Hugging Face hub.
 Every tensor is accounted for; what does not fit is named. Says what the weights can be used for.
 """
 
@@ -49,7 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--norm-pix", choices=("yes", "no"), help="whether its decoder predicts normalised pixels")
     group.add_argument("--heads", type=int, metavar="N", help="attention heads of the encoder")
     group.add_argument("--decoder-heads", type=int, metavar="N", help="attention heads of the decoder")
-    group.add_argument("--image-size", type=int, nargs="+", metavar="N", help="rows and columns, or one number")
+    group.add_argument(
+        "--image-size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="rows and columns, or one number; of spectrograms frames and mel bins",
+    )
     group.add_argument("--norm-eps", type=float, metavar="E", help="of every layer norm, also against the file")
     group.add_argument("--pool", choices=("mean", "normed_mean", "class"), help="what a classifier's head reads")
     group.add_argument("--mean", type=float, nargs="+", metavar="M", help="of the input, per channel, in [0, 1]")

@@ -24,6 +24,9 @@ OTHERS = {
     "graphmae": "it encodes graphs",
     "videomae": "it encodes videos",
     "videomaev2": "it encodes videos",
+    "pointmae": "it encodes point clouds",
+    "pointcmae": "it encodes point clouds",
+    "birdmae": "it encodes spectrograms",
 }
 HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 TIMM_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
