@@ -178,9 +178,10 @@ def test_an_encoder_alone_starts_the_encoder(native, tmp_path, capsys):
     assert capsys.readouterr().err == f"train.init: encoder from {path}; decoder fresh\n"
     other = build(tiny("method.positions=learned", "method.image_size=12"))  # learned, from the fixed table
     state = jax.device_get(warm_start(other, str(path)))
-    from mae_jax.tokens.positions import sincos
+    from mae_jax.tokens.positions import interpolate, sincos, with_prefix
 
-    np.testing.assert_array_equal(state["params"]["encoder"]["pos_embed"][0, 1:], sincos(16, (6, 6)))
+    table = interpolate(with_prefix(sincos(16, (4, 4)), 1)[None], (4, 4), (6, 6), prefix=1)  # as fine-tuning does
+    np.testing.assert_array_equal(state["params"]["encoder"]["pos_embed"], table)
 
 
 @pytest.mark.parametrize("overrides, message", [
