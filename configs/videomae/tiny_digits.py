@@ -21,9 +21,9 @@ def get_config() -> ConfigDict:
             data=dict(source="moving_digits"),
             augment=dict(video_stride=1, video_crop="centre", eval_crop=1.0),
             optim=dict(learning_rate=4e-3, scaling="none", warmup=200, weight_decay=0.05),
-            train=dict(steps=2000, batch=32, seed=0),
-            checkpoint=dict(every=2000),
+            train=dict(steps=5000, batch=32, seed=0),
+            checkpoint=dict(every=5000),
             eval=dict(protocols=("linear", "knn"), pool="mean", batch=256),
-            log=dict(every=50, pictures_every=2000),
+            log=dict(every=50, pictures_every=5000),
         )
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -194,15 +195,20 @@ def test_classes_at_another_resolution_equal_resized_logits():
 
 @pytest.mark.parametrize("head", ["linear", pytest.param("upernet", marks=pytest.mark.slow)])  # compiles long
 def test_a_step_of_one_device_equals_one_of_eight(head):
-    runs = [run_of(f"transfer.segment_head={head}", devices=jax.devices()[:n]) for n in (1, 8)]
+    # AdamW's first step is the gradient's sign, which rounding decides where that is nearly 0. The older fusions
+    # that tests/conftest.py asks for get this program wrong on eight devices (a loss of 1.7921 in the place of 1.7926).
+    options = (f"transfer.segment_head={head}", "optim.name=sgd")
+    compiler = {"xla_cpu_use_fusion_emitters": True} if "emitters=false" in os.environ["XLA_FLAGS"] else None
+    runs = [run_of(*options, devices=jax.devices()[:n]) for n in (1, 8)]
     with train_batches(runs[0], runs[0].open("train"), 0) as batches:
         batch = next(batches)
     states = []
     for run in runs:
-        state, metrics = run.step(start(run, weights()), run.frozen, run.put(batch), None)
+        arguments = start(run, weights()), run.frozen, {name: run.put(batch)[name] for name in run.leaves}
+        state, metrics = run.step.lower(*arguments, None).compile(compiler_options=compiler)(*arguments)
         states.append(jax.device_get((state["params"], state["stats"], metrics["loss"])))
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-3, rtol=1e-3)
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4)
 
 
 def test_only_the_head_is_trained_on_a_frozen_encoder_and_both_with_upernet():
