@@ -29,7 +29,7 @@ from mae_jax.nets.layers import apply, constant
 from mae_jax.nets.vit import Decoder, Encoder, sizes
 from mae_jax.nets.window import WindowDecoder, Windows
 from mae_jax.targets import pixels
-from mae_jax.targets.colours import magma
+from mae_jax.targets.colours import upright
 from mae_jax.tokens import positions
 from mae_jax.tokens.grid import (
     grid_shape,
@@ -237,11 +237,10 @@ class BirdMAE(Method):
         x = batch["spectrogram"]
         painted = pixels.paint(self.tokens(x), seen["pred"], seen["hidden"], normalised=self.norm_pix)
         whole = {name: self._whole(t) for name, t in painted.items()} | {"original": x}
-        low, high = (f(x[..., 0], axis=(1, 2), keepdims=True) for f in (jnp.min, jnp.max))
-        shown = {name: magma((y[..., 0] - low) / jnp.maximum(high - low, 1e-6)) for name, y in whole.items()}
+        shown = {name: upright(y, x) for name, y in whole.items()}
         grey = self._whole(jnp.broadcast_to(seen["hidden"][:, :, None].astype(x.dtype), seen["pred"].shape))[..., :1]
-        shown["masked"] = (1 - grey) * shown["masked"] + 0.5 * grey
-        return {name: picture.swapaxes(1, 2)[:, ::-1] for name, picture in shown.items()}
+        grey = grey.swapaxes(1, 2)[:, ::-1]
+        return shown | {"masked": (1 - grey) * shown["masked"] + 0.5 * grey}
 
     def _whole(self, tokens: Float[Array, "b n p"]) -> Float[Array, "b t f c"]:
         if self.stride is None:

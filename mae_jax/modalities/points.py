@@ -16,6 +16,7 @@ from mae_jax.methods.base import Leaf
 from mae_jax.modalities.base import Modality
 from mae_jax.tokens.gather import gather
 from mae_jax.tokens.points import farthest
+from mae_jax.tokens.scatter import draw_points
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,9 @@ class Points(Modality):
 
     def travels(self, name: str, leaf: Leaf) -> Mapping[str, Leaf]:
         return {name: dataclasses.replace(leaf, shape=(self.stored or leaf.shape[0], 3))}
+
+    def picture(self, leaf: Leaf, x: Array) -> Array:
+        return draw_points(x)
 
     def device(self, name: str, leaf: Leaf, batch: Mapping[str, Array], ctx: Context | None) -> Array:
         x, n = batch[name], leaf.shape[0]

@@ -1,18 +1,23 @@
 """Log-mel spectrograms [frames, mels, 1] of the records' waveforms, made by the host or on the device."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from jaxtyping import Array
 
 from mae_jax.augment import fbank as waves
 from mae_jax.core.keys import Context
+from mae_jax.data import audio
 from mae_jax.data.fbank import EPS, PREEMPHASIS, Front, samples_of
 from mae_jax.data.spectrogram import Clip, Padding
 from mae_jax.data.views import HostLeaf
 from mae_jax.methods.base import Leaf
 from mae_jax.modalities.base import Modality
+from mae_jax.targets.colours import upright
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +123,20 @@ class Spectrogram(Modality):
                 u = ctx.uniform(f"augment/mask_{axis}/{name}", (len(x), 3))
                 x = waves.mask_lines(x, u, axis, lines, p)
         return ((x - self.mean) / (2 * self.std))[..., None]
+
+    def picture(self, leaf: Leaf, x: Array) -> Array:
+        """Time to the right, low frequencies below, each from its quietest to its loudest."""
+        return upright(x, x)
+
+    def axes(self, leaf: Leaf) -> int:
+        return 1  # a waveform
+
+    def given(self, name: str, leaf: Leaf, value: Any) -> dict[str, Any]:
+        """A sound file's path or bytes, or a waveform [samples] at augment.spectrogram_rate."""
+        if isinstance(value, str | bytes | os.PathLike):
+            sound, rate = audio.read(value if isinstance(value, bytes) else Path(value).expanduser().read_bytes())
+            return {"waveform": sound, "rate": rate}
+        return {"waveform": audio.checked(np.asarray(value, np.float32), self.rate), "rate": self.rate}
 
     def _features(self, name: str, leaf: Leaf, batch: Mapping[str, Array], ctx: Context | None) -> Array:
         wave, samples, front = batch[f"{name}.waveform"], batch[f"{name}.samples"][:, 0], self.front(leaf)

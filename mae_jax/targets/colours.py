@@ -17,3 +17,10 @@ def magma(x: Float[Array, "*b"]) -> Float[Array, "*b 3"]:
     at = jnp.clip(x, 0.0, 1.0)[..., None] * (len(MAGMA) - 1)
     near = jnp.maximum(1 - jnp.abs(at - jnp.arange(len(MAGMA)).reshape((1,) * x.ndim + (-1,))), 0.0)  # two are not 0
     return jnp.matmul(near, MAGMA, precision="highest")
+
+
+def upright(x: Float[Array, "b t f c"], scale: Float[Array, "b t f c"]) -> Float[Array, "b f t 3"]:
+    """The first channel of spectrograms as pictures: time to the right, low frequencies below, dark to bright from the
+    lowest to the highest value of each of `scale`."""
+    low, high = (end(scale[..., 0], axis=(1, 2), keepdims=True) for end in (jnp.min, jnp.max))
+    return magma((x[..., 0] - low) / jnp.maximum(high - low, 1e-6)).swapaxes(1, 2)[:, ::-1]

@@ -72,7 +72,8 @@ def encoder(fresh: dict[str, Any], inner: Method, weights: Weights | None, anew:
         source = "" if weights is None else f" in {weights.info.get('source', 'the file')}"
         raise UserError(
             f"the weights{source} do not fit the encoder in {len(wrong)} array(s), first: {'; '.join(wrong[:3])}. "
-            f"Leave out what changes the model: of its sizes only method.image_size may change."
+            f"Leave out what changes the model: of its sizes only method.image_size may change. What the weights lack "
+            f"and shall start anew is named in transfer.fresh, as --config.transfer.fresh=\"('class_token',)\"."
         )
     return {"params": params, "stats": stats}
 
