@@ -3,8 +3,8 @@
 Run:      mae_jax train --config configs/videomae/tiny_digits.py --workdir runs/videomae_digits
           (control: --config.method.masking=slot, other places hidden in every time slot)
 Hardware: 2 CPU cores, about two minutes.
-Expect:   the loss, in pixels of [0, 1], below 0.034 (the mean clip has 0.047); docs/methods/videomae.md has the runs, and
-          what the probes say.
+Expect:   the loss, in pixels of [0, 1], below 0.034 (the mean clip has 0.047); docs/methods/videomae.md has
+          the runs, and what the probes say.
 """
 
 from ml_collections import ConfigDict

@@ -33,7 +33,6 @@ from mae_jax.transfer.reach import Reach, pruned, reach, whole
 Pool = Literal["mean", "class", "normed_mean", "class_max"]
 HeadKind = Literal["linear", "mlp3"]
 MLP3 = (256, 256)  # hidden widths of the head "mlp3"
-DROPOUT = 0.5  # in it
 HEAD = ("fc_norm", "head")  # parts of the parameters that are not the encoder's
 
 
@@ -54,7 +53,7 @@ class FineTune(Method):
         not still take the batch's statistics (Point-CMAE).
       smoothing: of the labels, before mixing.
       head_std: of the truncated normal that initialises the head.
-      dropout: of the numbers that its linear layer reads, in training.
+      dropout: of what the linear head reads, or of what lies between the three layers, in training.
     """
 
     name: ClassVar[str] = "finetune"
@@ -154,7 +153,8 @@ class FineTune(Method):
         if self.head_kind == "mlp3":
             drop = []
             if ctx is not None and train:
-                drop = [dropout(ctx.uniform(f"head/dropout{i}", (len(x), w))) for i, w in enumerate(MLP3)]
+                noise = [ctx.uniform(f"head/dropout{i}", (len(x), w)) for i, w in enumerate(MLP3)]
+                drop = [dropout(u, self.dropout) for u in noise]
             logits, stats["head"] = apply_stats(
                 self.head, params["head"], rest["stats"]["head"], x.astype(jnp.float32), drop, train=train
             )
@@ -162,8 +162,7 @@ class FineTune(Method):
         own = {name: params[name] for name in HEAD if name in params}
         kept = None
         if train and ctx is not None and self.dropout:
-            drawn = ctx.uniform("dropout", (len(x), x.shape[-1]))
-            kept = (drawn >= self.dropout) / (1 - self.dropout)
+            kept = dropout(ctx.uniform("dropout", (len(x), x.shape[-1])), self.dropout)
         logits, pooled = apply(self.head, own, x, kept)
         return logits, pooled, stats
 
@@ -210,9 +209,9 @@ def frozen_rule(trained: tuple[str, ...]) -> str:
     return rf"^(?!(?:{'|'.join(HEAD)})/)" + "".join(f"(?!.*(?:{pattern}))" for pattern in trained)
 
 
-def dropout(noise: Float[Array, "*b w"]) -> Float[Array, "*b w"]:
-    """Multipliers from U[0, 1): 0 with probability DROPOUT, else 1 / (1 - DROPOUT)."""
-    return jnp.where(noise < DROPOUT, 0.0, 1 / (1 - DROPOUT))
+def dropout(noise: Float[Array, "*b w"], rate: float) -> Float[Array, "*b w"]:
+    """Multipliers from U[0, 1): 0 with probability `rate`, else 1 / (1 - rate)."""
+    return jnp.where(noise < rate, 0.0, 1 / (1 - rate))
 
 
 def encoder_size(method: FineTune) -> tuple[int, list[str]]:

@@ -46,6 +46,7 @@ from mae_jax.transfer.recipes import merged
 from mae_jax.weights.store import Weights
 
 EPOCHS, WARMUP = 300, 10
+DROPOUT = 0.5  # after the first of the three layers on points
 RECIPE: dict[str, Any] = dict(segment_batch=16, segment_rate=2e-4, segment_weight_decay=0.05, segment_layer_decay=1.0,
               segment_drop_path=0.1)  # fmt: skip
 
@@ -125,7 +126,7 @@ class PartSegmenter(Method):
         tokens, centres = reader(self.read_blocks)(features)
         drop = None
         if ctx is not None and train:
-            drop = dropout(ctx.uniform("segment/head", (*batch["points"].shape[:2], HIDDEN[0])))
+            drop = dropout(ctx.uniform("segment/head", (*batch["points"].shape[:2], HIDDEN[0])), DROPOUT)
         inputs = batch["points"], centres, tokens, batch["label"], self._wide, drop
         logits, after = apply_stats(self.head, params["head"], rest["stats"]["head"], *inputs, train=train)
         return logits, dict(features.stats or {}) | {"head": after}
