@@ -36,7 +36,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Point-MAE's rate is absolute, 5e-4 at 32 (configs/pointmae); new class token, head of three layers.
     "pointmae": _MAE
     | dict(pool="class_max", head="mlp3", dropout=0.5, epochs=300, warmup=10, batch=32, learning_rate=4e-3,
-           layer_decay=1.0, drop_path=0.1, smoothing=0.0, mixup=0.0, cutmix=0.0, erase=0.0, randaugment="", crop_scale=None),
+           layer_decay=1.0, drop_path=0.1, smoothing=0.0, mixup=0.0, cutmix=0.0, erase=0.0, randaugment="",
+           crop_scale=None),
     # Ours, for images of a few pixels and few of them: the crop and flip of pretraining, nothing that needs colours.
     "tiny": _MAE
     | dict(steps=400, epochs=None, warmup=0.1, batch=64, learning_rate=4e-3, layer_decay=0.75, drop_path=0.1, mixup=0.0,
