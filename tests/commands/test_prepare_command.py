@@ -52,7 +52,7 @@ def start(argv, log, setup=""):
 SLOW = """import time
 from mae_jax.data.prepare.images import Format
 store = Format.__call__
-Format.__call__ = lambda *arguments: (time.sleep(0.01), store(*arguments))[1]
+Format.__call__ = lambda *arguments: (time.sleep(0.03), store(*arguments))[1]
 """
 
 
