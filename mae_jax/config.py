@@ -10,7 +10,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +76,8 @@ def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     for name, cls in SECTIONS.items():
         keys = values.get(name, {})
         if name in options:  # the source's fields, and the modalities'
-            own = {key: keys.pop(key) for key in list(keys) if key not in {f.name for f in dataclasses.fields(cls)}}
+            shared = {field.name for field in dataclasses.fields(cls)}
+            own = {key: keys.pop(key) for key in list(keys) if key not in shared}
             keys = keys | {"options": options[name] | own}
         sections[name] = cls(**keys)
     config = Config(method=method, **sections)
@@ -131,9 +132,7 @@ def _schema(
     schema = {section: _types(cls, config_fields(cls)) for section, cls in SECTIONS.items()}
     schema["method"] = {"name": str} | _types(method, config_fields(method))
     del schema["data"]["options"], schema["augment"]["options"]
-    schema["augment"] |= {
-        key: _types(cls, (field.name,))[field.name] for key, (cls, field) in modalities.fields().items()
-    }
+    schema["augment"] |= modalities.types()
     schema["data"] |= _types(source, config_fields(source))
     defaults, options = (
         {k: f.default for k, f in config_fields(cls).items() if f.default is not dataclasses.MISSING}
@@ -201,7 +200,7 @@ def _check_values(config: Config) -> None:
         raise UserError(f"augment.std={config.augment.std} must be positive in every channel.")
 
 
-def _types(cls: type, fields: Iterable[str]) -> dict[str, Any]:
+def _types(cls: type, fields: Mapping[str, dataclasses.Field]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {name: hints[name] for name in fields}
 

@@ -34,8 +34,14 @@ def here(tmp_path_factory):
         patch.setattr(modalities, "__path__", [*modalities.__path__, str(folder / "modalities")])
         patch.setattr(methods, "__path__", [*methods.__path__, str(folder / "methods")])
         patch.chdir(folder)
-        modalities.get.cache_clear()
+        forget()
         yield folder
+    forget()
+
+
+def forget() -> None:
+    """Where the package looks for modalities has changed."""
+    modalities.kinds.cache_clear()
     modalities.get.cache_clear()
 
 

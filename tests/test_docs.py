@@ -55,7 +55,7 @@ def test_every_key_is_on_the_page_with_its_default_and_comment(hooks):
                 assert line.split("  # ")[1] in row, f"{section}.{field.name}: {row}"
             if isinstance(field.default, int | str | bool | None):
                 assert f"`{field.default!r}`" in row
-    assert {key for key in rows if key.startswith("augment.")} >= {f"augment.{key}" for key in modalities.fields()}
+    assert {key for key in rows if key.startswith("augment.")} >= {f"augment.{key}" for key in modalities.types()}
     rules = rows["optim.decay_rules"]  # whose comment stands behind the last of its lines
     assert "first match wins, all must match" in rules
 

@@ -1,10 +1,10 @@
 """Kinds of leaves besides images, each in a file of its own, found by the file's name. docs/adding-a-modality.md"""
 
-import dataclasses
 import functools
 import importlib
 import inspect
 import pkgutil
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,12 +12,13 @@ from mae_jax.methods.base import Leaf, config_fields
 from mae_jax.modalities.base import Modality
 from mae_jax.schema import Augment
 
-__all__ = ["Modality", "defaults", "fields", "find", "get", "keeps", "kept", "kind_of", "kinds", "read_by", "tuned"]
+__all__ = ["Modality", "defaults", "find", "get", "keeps", "kept", "kind_of", "kinds", "read_by", "tuned", "types"]
 
 
-def kinds() -> list[str]:
+@functools.cache
+def kinds() -> tuple[str, ...]:
     """Every kind, without importing any."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base"))
 
 
 @functools.cache
@@ -68,15 +69,19 @@ def read_by(spec: Mapping[str, Leaf]) -> list[str]:
     return sorted({kind for kind in map(kind_of, spec) if kind is not None})
 
 
-def fields(which: Iterable[str] | None = None) -> dict[str, tuple[type[Modality], dataclasses.Field]]:
-    """{key of config.augment: (the class, its field)} of some kinds; None: of all."""
-    return {
-        f"{kind}_{name}": (get(kind), field)
-        for kind in (kinds() if which is None else which)
-        for name, field in config_fields(get(kind)).items()
-    }
+def types() -> dict[str, Any]:
+    """{key of config.augment: its type} of all kinds."""
+    found: dict[str, Any] = {}
+    for kind in kinds():
+        hints = typing.get_type_hints(get(kind))
+        found |= {f"{kind}_{name}": hints[name] for name in config_fields(get(kind))}
+    return found
 
 
 def defaults(which: Iterable[str] | None = None) -> dict[str, Any]:
     """{key of config.augment: its default} of some kinds; None: of all."""
-    return {key: field.default for key, (_, field) in fields(which).items()}
+    return {
+        f"{kind}_{name}": field.default
+        for kind in (kinds() if which is None else which)
+        for name, field in config_fields(get(kind)).items()
+    }

@@ -26,9 +26,9 @@ def check(method: Method, augment: Augment) -> None:
     kinds = {name: modality for name in spec if (modality := modalities.find(name, augment))}
     heeded = {key for modality in kinds.values() for key in modality.heeds}
     unread = [(key, "image") for key in IMAGES if _on(augment, key) and not images and key not in heeded]
-    for key, default in modalities.defaults().items():
-        if (kind := modalities.kind_of(key)) not in modalities.read_by(spec):
-            unread += [(key, str(kind))] if augment.options.get(key, default) != default else []
+    for kind in sorted(set(modalities.kinds()) - set(modalities.read_by(spec))):
+        own = modalities.defaults([kind])
+        unread += [(key, kind) for key, default in own.items() if augment.options.get(key, default) != default]
     for key, what in unread:
         value = augment.options[key] if key in augment.options else getattr(augment, key)
         raise UserError(

@@ -13,6 +13,7 @@ from mae_jax.data.sources import Source
 from mae_jax.eval.average_precision import mean_average_precision
 from mae_jax.eval.features import fetch
 from mae_jax.eval.probes import Result
+from mae_jax.eval.ranks import rank
 from mae_jax.losses.cross_entropy import cross_entropy
 from mae_jax.train.build import Run
 from mae_jax.train.feed import eval_batches
@@ -119,20 +120,17 @@ class Validation:
         label = batch["label"]
         counted = (batch["valid"] & (label >= 0)).astype(jnp.float32)
         logits = self._logits(params, rest, batch)
-        own = jnp.take_along_axis(logits, jnp.maximum(label, 0)[:, None], axis=1)
-        equal = (logits == own) & (jnp.arange(logits.shape[1])[None] >= label[:, None])
-        better = (~((logits < own) | equal)).sum(axis=1)  # ranked before the right class; equals by number, NaN first
+        better = rank(logits, label)
         loss = cross_entropy(logits, label)
         each = [jnp.ones_like(counted), better < 1, better < TOP, jnp.where(counted > 0, loss, 0.0)]
         return jnp.stack([(x * counted).sum() for x in each])
 
 
 def single(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """{"top1", "top5" in percent, "loss"} of probabilities [n, c] for labels [n]; of equals the smaller class wins."""
+    """{"top1", "top5" in percent, "loss"} of probabilities [n, c] for labels [n]."""
+    better = np.asarray(rank(jnp.asarray(probabilities, jnp.float32), jnp.asarray(labels)))
+    top = {f"top{k}": 100 * float((better < k).mean()) for k in (1, TOP)}
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
-    before = np.arange(probabilities.shape[1])[None] < labels[:, None]
-    rank = ((probabilities > own) | ((probabilities == own) & before)).sum(axis=1)
-    top = {f"top{k}": 100 * float((rank < k).mean()) for k in (1, TOP)}
     return top | {"loss": float(-np.log(np.maximum(own, TINY)).mean())}
 
 

@@ -27,6 +27,7 @@ from mae_jax.data.sources import Source
 from mae_jax.eval.average_precision import mean_average_precision
 from mae_jax.eval.features import extract, fetch
 from mae_jax.eval.probes import Result
+from mae_jax.eval.ranks import rank
 from mae_jax.nets.layers import apply_stats
 from mae_jax.schema import Augment
 from mae_jax.train import inputs
@@ -266,10 +267,8 @@ def _score(encoder: FrozenEncoder, head: nn.Module, state: dict[str, Any], test:
     @jax.jit
     def count(state: dict[str, Any], x: Array, label: Array, valid: Array) -> Array:
         logits, _ = apply_stats(head, state["params"], state["stats"], x, train=False)
-        own = jnp.take_along_axis(logits, label[:, None], axis=1)
-        before = jnp.arange(logits.shape[1])[None] < label[:, None]
-        rank = ((logits > own) | ((logits == own) & before)).sum(axis=1)  # of equals the smaller class wins
-        return jnp.stack([((rank < k) & valid).sum() for k in (1, 5)] + [valid.sum()])
+        better = rank(logits, label)
+        return jnp.stack([((better < k) & valid).sum() for k in (1, 5)] + [valid.sum()])
 
     total = np.zeros(3, np.int64)
     run = encoder.run

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import jax
 
-from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source
 from mae_jax.eval.probes import Result
@@ -23,6 +22,7 @@ from mae_jax.transfer import start as starting
 from mae_jax.transfer.classify import Validation, result
 from mae_jax.transfer.finetune import encoder_size
 from mae_jax.transfer.plan import Raw, finetune_config, make_finetune
+from mae_jax.weights import heads
 from mae_jax.weights.store import Weights, write
 
 MODEL = "model.safetensors"
@@ -136,19 +136,18 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
             "of a `mae_jax finetune`, or another protocol."
         )
     about = weights.info.get("head", {})
-    layers = tree.flatten(weights.head["params"]["head"])
-    kernel = layers[max(path for path in layers if path.endswith("kernel"))]  # "fc2/kernel" of a head of three layers
+    count = heads.count(weights.head)
     names = list(about.get("classes", ()))
-    if len(test_source.classes) != kernel.shape[1] or (names and names != list(test_source.classes)):
+    if len(test_source.classes) != count or (names and names != list(test_source.classes)):
         odd = sorted({*names} ^ {*test_source.classes})[:3]
         raise UserError(
-            f"the classifier knows {kernel.shape[1]} classes and the test split has {len(test_source.classes)}"
+            f"the classifier knows {count} classes and the test split has {len(test_source.classes)}"
             f"{f', which are not the same: {odd}' if names and odd else ''}; its scores would mean nothing."
         )
     config = opened.config
-    kind: Literal["linear", "mlp3"] = "mlp3" if "fc2/kernel" in layers else "linear"
+    kind: Literal["linear", "mlp3"] = "linear" if "kernel" in weights.head["params"]["head"] else "mlp3"
     transfer = Transfer(
-        task="finetune", classes=kernel.shape[1], pool=about.get("pool", "mean"), head=kind,
+        task="finetune", classes=count, pool=about.get("pool", "mean"), head=kind,
         multilabel=test_source.multilabel,
     )  # fmt: skip
     run = build(config, method=make_finetune(dataclasses.replace(config, transfer=transfer)))
