@@ -233,13 +233,17 @@ class Model:
                 f"these weights ({self.info.get('source')}) have no classifier's head: fine-tune them "
                 f"(`mae_jax finetune`), or probe the features of `encode`."
             )
-        how, eps = (self.info.get("head") or {}).get("pool", "mean"), getattr(self.method, "norm_eps", 1e-6)
+        about, eps = self.info.get("head") or {}, getattr(self.method, "norm_eps", 1e-6)
+        how = about.get("pool", "mean")
 
         def classify(params, rest, x, rows):
             return heads.logits(self.method.encode(params, rest, x), head, how, eps)
 
         logits = self._over("classify", classify, images, size, preprocess, batch)
-        return Classification(logits, np.asarray(jax.nn.softmax(jnp.asarray(logits), axis=-1)), self.classes)
+        share = (
+            jax.nn.sigmoid if about.get("multilabel") else jax.nn.softmax
+        )  # softmax: along the classes, the last axis
+        return Classification(logits, np.asarray(share(jnp.asarray(logits))), self.classes)
 
     def _colours(self, picture: np.ndarray) -> np.ndarray:
         mean, std = self._run.colours

@@ -93,7 +93,8 @@ class Classification:
     """Scores of a classifier's head.
 
     Attributes:
-      logits, probabilities: [n, classes] float32.
+      logits: [n, classes] float32.
+      probabilities: the same; each row adds up to 1, save where an image may be of several classes.
       names: of the classes, or their numbers where no names are known.
     """
 

@@ -127,7 +127,7 @@ def as_weights(run: Run, params: Any, stats: Any, info: dict[str, Any], classes:
     head = {path: x for path, x in host.items() if path.split("/")[0] in HEAD}
     transfer = dataclasses.asdict(run.config.transfer)
     about = {"kind": "classifier", "norm_pix": None, "init": transfer["init"], "recipe": transfer["recipe"],
-             "head": {"pool": method.pool, "classes": list(classes)}}  # fmt: skip
+             "head": {"pool": method.pool, "classes": list(classes), "multilabel": method.multilabel}}  # fmt: skip
     return Weights(
         _plain(run.config.to_dict()), tree.unflatten(encoder), jax.tree.map(np.asarray, here(stats)),
         head={"params": tree.unflatten(head)}, info=about | info,

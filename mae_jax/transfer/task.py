@@ -144,6 +144,12 @@ def classify_protocol(opened: Any, train_source: Source, test_source: Source) ->
             f"the classifier knows {count} classes and the test split has {len(test_source.classes)}"
             f"{f', which are not the same: {odd}' if names and odd else ''}; its scores would mean nothing."
         )
+    if about.get("multilabel", test_source.multilabel) != test_source.multilabel:
+        several = ("one class", "several classes")
+        raise UserError(
+            f"the classifier was trained on {several[about['multilabel']]} per record, and the test split has "
+            f"{several[test_source.multilabel]} (data.multilabel): its scores would mean nothing."
+        )
     config = opened.config
     kind: Literal["linear", "mlp3"] = "linear" if "kernel" in weights.head["params"]["head"] else "mlp3"
     transfer = Transfer(

@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, top_k_accuracy_score
 from tiny_runs import tiny
 
+import mae_jax
 from mae_jax.augment.mixup import mixed_labels
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
@@ -19,6 +20,10 @@ from mae_jax.train.build import build
 from mae_jax.transfer.classify import Validation, several, single
 from mae_jax.transfer.finetune import FineTune
 from mae_jax.transfer.plan import check_labels
+from mae_jax.transfer.start import as_weights
+from mae_jax.transfer.task import classify_protocol
+from mae_jax.weights.opened import opened
+from mae_jax.weights.store import write
 
 
 def probabilities(n=60, c=7):
@@ -115,3 +120,16 @@ def test_views_of_a_record_vote(run, monkeypatch):
         each.append(np.asarray(jax.nn.sigmoid(run.method.logits(state["params"], rest, batch)[0])))
     assert seen == [0, 1] and found == pytest.approx(several(np.mean(each, axis=0), source.labels), rel=1e-4)
     assert found["map"] != pytest.approx(several(each[0], source.labels)["map"])
+
+
+def test_a_written_classifier_knows_that_its_classes_do_not_exclude_each_other(run, tmp_path):
+    """`mae_jax.load(...).classify` gives a sigmoid per class, and the protocol `classify` refuses other labels."""
+    state, source = run.init(), rows()
+    made = as_weights(run, state["params"], state["stats"], {"source": "here", "step": 0}, source.classes)
+    path = write(tmp_path / "model.safetensors", made)
+    found = mae_jax.load(path).classify(source.images)
+    np.testing.assert_allclose(found.probabilities, 1 / (1 + np.exp(-found.logits)), atol=1e-6)
+    one_each = Arrays(source.images, np.zeros(len(source)), "one each", source.classes)
+    with pytest.raises(UserError, match="several classes per record, and the test split has one"):
+        classify_protocol(opened(path), one_each, one_each)
+    assert classify_protocol(opened(path), source, source).details.keys() == {"loss"}
