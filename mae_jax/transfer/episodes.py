@@ -1,8 +1,6 @@
 """Few-shot classification by fine-tuning: the mean over episodes of so many classes and training records of each."""
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,11 @@ from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source
 from mae_jax.eval.probes import Result
 from mae_jax.methods.base import config_fields
-from mae_jax.train.loop import Task, train
-from mae_jax.train.state import State, rest_of
+from mae_jax.schema import Data
 from mae_jax.transfer import start as starting
-from mae_jax.transfer.classify import Validation
 from mae_jax.transfer.plan import finetune_config
 from mae_jax.transfer.recipes import RECIPES
-from mae_jax.transfer.task import build_finetune
+from mae_jax.transfer.task import scores_after
 
 CLASS_TOKEN = r"(^|/)(class_token|pos_embed)$"
 
@@ -32,7 +28,7 @@ def episodes_protocol(opened: Any, train_source: Source, test_source: Source) ->
     options = pretrained["transfer"]
     if options["episode_folds"] < 1:
         raise UserError(f"transfer.episode_folds={options['episode_folds']}: at least one episode expected.")
-    own = ("train_split", "test_split", "repeats", "workers", "memory_mb", "max_bad")
+    own = {field.name for field in dataclasses.fields(Data)} - {"source"}  # not of the source that is drawn from
     data = {key: x for key, x in pretrained["data"].items() if key in own and not key.endswith("_split")}
     data |= {"source": "episode", "of": {key: x for key, x in pretrained["data"].items() if key not in own}}
     data |= {key: options[f"episode_{key}"] for key in ("way", "shot", "queries")}
@@ -47,16 +43,7 @@ def _episode(opened: Any, pretrained: dict[str, Any], data: dict[str, Any]) -> f
     file = {"data": data, "transfer": options, "method": method}
     config = finetune_config(pretrained, file, init=starting.identity(opened.weights))
     quiet = dataclasses.replace(config, log=dataclasses.replace(config.log, tensorboard=False))
-    kept: dict[str, float] = {}
-
-    def keep(scores: Validation, state: State, workdir: Path) -> None:
-        kept.update(scores.scores(state["params"], rest_of(state, scores.run.frozen)))
-
-    task = Task("finetune", build_finetune, lambda run: starting.start(run, opened.weights), Validation, keep)
-    with tempfile.TemporaryDirectory(prefix="mae_jax_episode_") as folder:
-        if status := train(quiet, Path(folder), task):
-            raise UserError(f"the episodes were stopped (status {status}).")
-    return kept["top1"]
+    return scores_after(quiet, opened.weights)["top1"]
 
 
 def _with_class_token(method: dict[str, Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -150,17 +150,8 @@ class FrozenEncoder:
         """(features [n, ...] laid flat, labels) of a split, without augmentation, on the host."""
         flat = lambda placed: (x := self.features(placed, train=False)).reshape(x.shape[0], -1)
         batches = eval_batches(self.run, source)
-        if not source.multilabel:
-            found = extract({"features": flat}, batches, place=self.run.place)["features"]
-            return found.features, found.labels
-        parts = []
-        with batches:
-            for host in batches:
-                placed = {name: self.run.place(name, x) for name, x in host.items()}
-                real = fetch(placed["valid"]).astype(bool)
-                parts.append((fetch(settled(flat(placed)))[real], fetch(placed["label"])[real]))
-        features, labels = map(np.concatenate, zip(*parts, strict=True))
-        return features, labels
+        found = extract({"features": flat}, batches, place=self.run.place, multilabel=source.multilabel)["features"]
+        return found.features, found.labels
 
 
 def train_and_score(encoder: FrozenEncoder, head: nn.Module, recipe: Recipe, train: Source, test: Source) -> Result:

@@ -114,17 +114,21 @@ def finetune_protocol(opened: Any, train_source: Source, test_source: Source) ->
     """Protocol "finetune": train the encoder by transfer.recipe in a temporary directory; the last step's accuracy."""
     pretrained = opened.config.to_dict()
     config = finetune_config(pretrained, {"transfer": pretrained["transfer"]}, init=starting.identity(opened.weights))
+    return result(scores_after(config, opened.weights))
+
+
+def scores_after(config: Config, weights: Weights) -> dict[str, float]:
+    """The scores at the last step of fine-tuning `weights` by `config`, in a directory that is gone afterwards."""
+    found: dict[str, float] = {}
+
+    def keep(scores: Validation, state: State, workdir: Path) -> None:
+        found.update(scores.scores(state["params"], rest_of(state, scores.run.frozen)))
+
+    task = Task("finetune", build_finetune, lambda run: starting.start(run, weights), Validation, keep)
     with tempfile.TemporaryDirectory(prefix="mae_jax_finetune_") as folder:
-        found: dict[str, float] = {}
-
-        def keep(scores: Validation, state: State, workdir: Path) -> None:
-            found.update(scores.scores(state["params"], rest_of(state, scores.run.frozen)))
-
-        task = Task("finetune", build_finetune, lambda run: starting.start(run, opened.weights), Validation, keep)
-        status = train(config, Path(folder), task)
-        if status:
+        if status := train(config, Path(folder), task):
             raise UserError(f"fine-tuning was stopped (status {status}); `mae_jax finetune` would resume.")
-    return result(found)
+    return found
 
 
 def classify_protocol(opened: Any, train_source: Source, test_source: Source) -> Result:
