@@ -16,8 +16,6 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mae_jax.core.keys import Context
@@ -26,16 +24,14 @@ from mae_jax.losses.masked import squared_error
 from mae_jax.masking.select import select
 from mae_jax.masking.tube import Tube, tube_keep, tube_scores
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
-from mae_jax.nets import flops
 from mae_jax.nets.attention import Bias
 from mae_jax.nets.block import Transformer, check_width, drop_paths
+from mae_jax.nets.clip_autoencoder import ClipAutoencoder
 from mae_jax.nets.layers import apply, torch_linear
 from mae_jax.nets.tail_decoder import TailDecoder
 from mae_jax.nets.vit import Encoder, sizes
-from mae_jax.targets import pixels
-from mae_jax.tokens.film import film_strip
 from mae_jax.tokens.gather import gather
-from mae_jax.tokens.grid import grid_shape, patchify, unpatchify
+from mae_jax.tokens.grid import grid_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,6 +113,13 @@ class VideoMAE(Method):
         return TailDecoder(shape, out=math.prod(self.cut) * self.channels)
 
     @property
+    def net(self) -> ClipAutoencoder:
+        return ClipAutoencoder(
+            self.encoder, self.decoder, (self.frames, *sizes(self.image_size)), self.channels, self.norm_pix, self.mean,
+            self.std,
+        )  # fmt: skip
+
+    @property
     def counts(self) -> tuple[int, int]:
         """(tokens, how many of them are visible)."""
         slots, *places = self.grid
@@ -128,17 +131,11 @@ class VideoMAE(Method):
         check_width(self.decoder_dim, self.decoder_heads, axes=1, part="decoder_")
 
     def cost(self) -> Cost:
-        (n, k), values = self.counts, math.prod(self.cut) * self.channels
-        encoder = flops.dense(k, values, self.dim) + self.depth * flops.block(k, self.dim, self.mlp_ratio)
-        return Cost(forward=encoder + self.decoder.flops(self.dim, k, n - k), tokens=n, visible=k)
+        n, k = self.counts
+        return Cost(forward=self.net.flops(k, n - k), tokens=n, visible=k)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
-        video, (n, keep) = batch["video"], self.counts
-        mask = select(jnp.zeros((video.shape[0], n)), keep)
-        encoder_key, decoder_key = jax.random.split(key)
-        visible, encoder = self.encoder.init_with_output(encoder_key, video, mask)
-        decoder = self.decoder.init(decoder_key, visible.normed, mask.keep_ids, mask.drop_ids, n)
-        return {"encoder": encoder["params"], "decoder": decoder["params"]}, {}
+        return self.net.init(key, self.counts[1]), {}
 
     def mask(self, ctx: Context, batch: int) -> Mask:
         """Which tokens are hidden (Sec. 3.3)."""
@@ -146,17 +143,12 @@ class VideoMAE(Method):
         scores = ctx.given("scores", lambda: tube_scores(ctx, self.masking, batch, slots, math.prod(places)))
         return select(scores, self.counts[1], order="raster")
 
-    def target(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b n p"]:
-        """What is predicted of each token."""
-        tokens = patchify(pixels.unit(video, self.mean, self.std), self.cut)
-        return pixels.normalise_channels(tokens, self.channels) if self.norm_pix else tokens
-
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
-        video, n = batch["video"], self.counts[0]
+        video = batch["video"]
         mask = self.mask(ctx, len(video))
-        visible = apply(self.encoder, params["encoder"], video, mask)
-        pred = apply(self.decoder, params["decoder"], visible.normed, mask.keep_ids, mask.drop_ids, n)
-        target = gather(self.target(video), mask.drop_ids)
+        visible = self.net.encode(params, video, mask)
+        pred = self.net.decode(params, visible, mask, mask.drop_ids)
+        target = gather(self.net.target(video), mask.drop_ids)
         loss = squared_error(pred, target).mean()
         seen = {
             "latent": visible.normed, "hidden": mask.hidden, "restore_ids": mask.restore_ids, "pred": pred,
@@ -172,8 +164,5 @@ class VideoMAE(Method):
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         """Film strips. Predictions are coloured by their patch's true moments."""
-        tokens, k = patchify(batch["video"], self.cut), self.counts[1]
-        pred = gather(seen["pred"], jnp.maximum(seen["restore_ids"] - k, 0))
-        pred = pixels.unit_prediction(tokens, pred, self.mean, self.std, self.channels, normalised=self.norm_pix)
-        painted = pixels.paint(tokens, pred, seen["hidden"])
-        return {name: film_strip(unpatchify(t, self.grid, self.cut)) for name, t in painted.items()}
+        place = seen["restore_ids"] - self.counts[1]
+        return self.net.pictures(batch["video"], seen["pred"], place, seen["hidden"])

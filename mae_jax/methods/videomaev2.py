@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -28,16 +27,14 @@ from mae_jax.masking.running_cell import cell_ids, cell_maps
 from mae_jax.masking.select import keep_count, select
 from mae_jax.masking.tube import Tube, tube_keep, tube_scores
 from mae_jax.methods.base import Cost, Leaf, Method, Rest
-from mae_jax.nets import flops
 from mae_jax.nets.attention import Bias
 from mae_jax.nets.block import Transformer, check_width, drop_paths
+from mae_jax.nets.clip_autoencoder import ClipAutoencoder
 from mae_jax.nets.layers import apply, torch_linear
 from mae_jax.nets.tail_decoder import TailDecoder
 from mae_jax.nets.vit import Encoder, sizes
-from mae_jax.targets import pixels
-from mae_jax.tokens.film import film_strip
 from mae_jax.tokens.gather import gather
-from mae_jax.tokens.grid import grid_shape, patchify, unpatchify
+from mae_jax.tokens.grid import grid_shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +122,13 @@ class VideoMAEv2(Method):
         return TailDecoder(shape, out=math.prod(self.cut) * self.channels)
 
     @property
+    def net(self) -> ClipAutoencoder:
+        return ClipAutoencoder(
+            self.encoder, self.decoder, (self.frames, *sizes(self.image_size)), self.channels, self.norm_pix, self.mean,
+            self.std,
+        )  # fmt: skip
+
+    @property
     def counts(self) -> tuple[int, int]:
         """(tokens, how many of them are visible)."""
         slots, *places = self.grid
@@ -146,18 +150,11 @@ class VideoMAEv2(Method):
         check_width(self.decoder_dim, self.decoder_heads, axes=1, part="decoder_")
 
     def cost(self) -> Cost:
-        (n, k), values = self.counts, math.prod(self.cut) * self.channels
-        encoder = flops.dense(k, values, self.dim) + self.depth * flops.block(k, self.dim, self.mlp_ratio)
-        return Cost(forward=encoder + self.decoder.flops(self.dim, k, self.asked), tokens=n, visible=k)
+        n, k = self.counts
+        return Cost(forward=self.net.flops(k, self.asked), tokens=n, visible=k)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Stats]:
-        video, (n, keep) = batch["video"], self.counts
-        mask = select(jnp.zeros((video.shape[0], n)), keep)
-        encoder_key, decoder_key = jax.random.split(key)
-        visible, encoder = self.encoder.init_with_output(encoder_key, video, mask)
-        ask = jnp.zeros((video.shape[0], self.asked), jnp.int32)
-        decoder = self.decoder.init(decoder_key, visible.normed, mask.keep_ids, ask, n)
-        return {"encoder": encoder["params"], "decoder": decoder["params"]}, {}
+        return self.net.init(key, self.counts[1]), {}
 
     def mask(self, ctx: Context, batch: int) -> Mask:
         """Which tokens are hidden from the encoder."""
@@ -174,18 +171,13 @@ class VideoMAEv2(Method):
             return select(scores.random(ctx, b, n, "cell"), self.asked, order="raster").keep_ids
         return cell_ids(ctx, b, cell_maps(self.grid, self.decoder_ratio))
 
-    def target(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b n p"]:
-        """What is predicted of each token."""
-        tokens = patchify(pixels.unit(video, self.mean, self.std), self.cut)
-        return pixels.normalise_channels(tokens, self.channels) if self.norm_pix else tokens
-
     def loss(self, params: Params, rest: Rest, batch: Batch, ctx: Context) -> tuple[Float[Array, ""], Aux]:
-        video, n = batch["video"], self.counts[0]
+        video = batch["video"]
         mask = self.mask(ctx, len(video))
-        visible = apply(self.encoder, params["encoder"], video, mask)
+        visible = self.net.encode(params, video, mask)
         ask = ctx.given("ask", lambda: self.ask(ctx, mask))
-        pred = apply(self.decoder, params["decoder"], visible.normed, mask.keep_ids, ask, n)
-        target = gather(self.target(video), ask)
+        pred = self.net.decode(params, visible, mask, ask)
+        target = gather(self.net.target(video), ask)
         scored = jnp.take_along_axis(mask.hidden, ask, axis=1, mode="clip")
         per_token = squared_error(pred, target)
         loss, weight = masked_mean(per_token, scored)
@@ -203,9 +195,6 @@ class VideoMAEv2(Method):
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         """Film strips; grey where the decoder was not asked. Predictions are coloured by their patch's true moments."""
-        tokens = patchify(batch["video"], self.cut)
-        asked = (seen["ask"][:, :, None] == jnp.arange(tokens.shape[1])[None, None]).any(axis=1)
-        pred = gather(seen["pred"], jnp.maximum(jnp.cumsum(asked, axis=1) - 1, 0))
-        pred = pixels.unit_prediction(tokens, pred, self.mean, self.std, self.channels, normalised=self.norm_pix)
-        painted = pixels.paint(tokens, jnp.where(asked[:, :, None], pred, 0.0), seen["hidden"])
-        return {name: film_strip(unpatchify(t, self.grid, self.cut)) for name, t in painted.items()}
+        tokens = jnp.arange(self.counts[0])[None, None]
+        asked = (seen["ask"][:, :, None] == tokens).any(axis=1)
+        return self.net.pictures(batch["video"], seen["pred"], jnp.cumsum(asked, axis=1) - 1, seen["hidden"], asked)

@@ -139,7 +139,7 @@ def test_raw_pixels_lie_between_zero_and_one():
     white = (jnp.ones((1, 6, 8, 12, 3)) - jnp.array(raw.mean).reshape(1, 1, 1, 1, 3)) / jnp.array(raw.std).reshape(
         1, 1, 1, 1, 3
     )
-    np.testing.assert_allclose(raw.target(white), 1, atol=1e-6)
+    np.testing.assert_allclose(raw.net.target(white), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
@@ -147,7 +147,7 @@ def test_a_perfect_prediction_paints_the_original(params, norm_pix):
     method = dataclasses.replace(METHOD, norm_pix=norm_pix)
     seen = dict(run(params)[1].seen)
     ids = method.mask(Context(jax.random.key(0)), 3).drop_ids
-    seen["pred"] = jnp.take_along_axis(method.target(VIDEO), ids[:, :, None], axis=1)
+    seen["pred"] = jnp.take_along_axis(method.net.target(VIDEO), ids[:, :, None], axis=1)
     drawn = method.pictures(seen, {"video": VIDEO})
     assert drawn["original"].shape == (3, 8, 6 * 12, 3)
     np.testing.assert_array_equal(drawn["original"][:, :, 12:24], VIDEO[:, 1])

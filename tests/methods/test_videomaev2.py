@@ -145,7 +145,7 @@ def test_parts_of_unequal_count_average_to_the_whole(params):
 
 def test_pictures_are_grey_where_the_decoder_was_not_asked(params):
     seen = dict(run(params)[1].seen)
-    seen["pred"] = jnp.take_along_axis(METHOD.target(VIDEO), seen["ask"][:, :, None], axis=1)
+    seen["pred"] = jnp.take_along_axis(METHOD.net.target(VIDEO), seen["ask"][:, :, None], axis=1)
     drawn = METHOD.pictures(seen, {"video": VIDEO})
     assert drawn["original"].shape == (4, 8, 8 * 16, 3)
     asked = (np.asarray(seen["ask"])[:, :, None] == np.arange(32)).any(axis=1)
