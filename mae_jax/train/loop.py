@@ -11,6 +11,7 @@ import jax
 
 from mae_jax.config import FREE_DATA, differences
 from mae_jax.core.errors import UserError
+from mae_jax.core.exits import DONE, FAILED, INTERRUPTED
 from mae_jax.core.mesh import replicated
 from mae_jax.data.batches import Problems
 from mae_jax.data.pipeline import fingerprint
@@ -21,6 +22,7 @@ from mae_jax.schema import Config
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
+from mae_jax.train.full_disk import replace_text, skipped
 from mae_jax.train.hardware import mfu
 from mae_jax.train.pictures import save_step, spread
 from mae_jax.train.plots import plot_run
@@ -33,8 +35,8 @@ from mae_jax.train.summary import summary
 from mae_jax.train.warm_start import warm_start
 from mae_jax.train.writers import Writers
 
-INTERRUPTED = 143  # exit status after a signal, as a shell reports SIGTERM
 BROKEN = 10  # skipped updates in a row after which a run is given up
+AGAIN = "When there is room, the same command goes on from the newest checkpoint."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Task:
 def train(config: Config, workdir: Path, task: Task | None = None) -> int:
     """Train to the end of the schedule, or until a signal; resume where `workdir` left off.
 
-    Returns: the exit status, 0 when the schedule was finished.
+    Returns: the exit status (core/exits.py): DONE, INTERRUPTED, or FAILED where the last state could not be saved.
     """
     task = task or PRETRAINING
     if config.transfer.task != task.name:
@@ -80,7 +82,9 @@ def train(config: Config, workdir: Path, task: Task | None = None) -> int:
     if run.frozen_hashes:  # reads the files: a wrong one is named before anything else happens
         data["frozen"] = run.frozen_hashes
     with (
-        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
+        Checkpoints(
+            workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, retry=-(-config.checkpoint.every // 4)
+        ) as checkpoints,
         Preemption() as preemption,
     ):
         state = resume(run, checkpoints, data) or task.start(run)
@@ -90,25 +94,35 @@ def train(config: Config, workdir: Path, task: Task | None = None) -> int:
             wandb={"project": config.log.wandb, "name": workdir.name} if config.log.wandb else None,
         )  # fmt: skip
         if lead:
-            (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+            with skipped(f"writing {workdir / 'config.json'}"):
+                replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
             print(summary(run, workdir, source.describe(), start), file=sys.stderr, flush=True)
         loop = Loop(run, workdir, checkpoints, writers, data, source, test, scores)
         try:
             state, finished = loop.run(state, start, preemption)
+            checkpoints.settle(state)
         finally:
             writers.close()
         if not finished:
             step = int(state["step"])
+            told = (
+                f"its state is lost: {checkpoints.failed} {AGAIN}"
+                if checkpoints.failed
+                else "the same command resumes."
+            )
             print(
-                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; "
-                f"the same command resumes.",
+                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; {told}",
                 file=sys.stderr,
             )
             return INTERRUPTED
+        if checkpoints.failed:
+            print(f"mae_jax: the last step is done, but {checkpoints.failed} {AGAIN}", file=sys.stderr, flush=True)
+            return FAILED
         if lead:
-            plot_run(workdir)
+            with skipped("curves.png"):
+                plot_run(workdir)
         task.report(scores, state, workdir)
-    return 0
+    return DONE
 
 
 class Loop:
@@ -167,20 +181,22 @@ class Loop:
                 if done % patience == 0 and jax.process_count() > 1:
                     jax.block_until_ready(metrics)  # two collective programs at once can deadlock on a CPU
                 stop = done < total and done % patience == 0 and agree(preemption.requested)
-                if stop or self.pauses_at(done):
+                owed = self.checkpoints.owed(done, metrics)
+                if stop or owed or self.pauses_at(done):
                     if due is not None:
                         self.log(*due, progress)
                         due = None
                     with progress.paused():
                         self.look(done, state)
-                        if stop or done % config.checkpoint.every == 0 or done == total:
+                        if stop or owed or done % config.checkpoint.every == 0 or done == total:
                             self.save(done, state)
                 if stop:
                     return state, False
         finally:
             progress.close()
             batches.close()
-            list_problems(self.workdir, batches.problems)
+            with skipped("bad_records.txt"):
+                list_problems(self.workdir, batches.problems)
             self.checkpoints.wait()
         return state, True
 
@@ -236,10 +252,12 @@ class Loop:
         batch = spread(self.built, self.test, self.config.log.pictures)
         drawn = self.pictures(state["params"], rest_of(state, self.built.frozen), batch, 0)
         if drawn and jax.process_index() == 0:
-            self.writers.images(step, "reconstruction", save_step(self.built, self.workdir, step, drawn))
+            with skipped(f"the picture of step {step}"):
+                self.writers.images(step, "reconstruction", save_step(self.built, self.workdir, step, drawn))
 
     def save(self, step: int, state: State) -> None:
         """Start saving a checkpoint; `data.position` is the number of the next batch."""
+        self.writers.flush()  # a resumed run goes on from here: its lines up to here must be there
         data = self.data | {"position": step}
         self.checkpoints.save(step, state, data=data, config=self.config.to_dict(), metrics=self.scores)
 
