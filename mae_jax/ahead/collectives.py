@@ -67,7 +67,11 @@ def collectives(compiled: Any, mesh: Mesh | None = None) -> list[Collective]:
 
 def from_text(text: str, axes: dict[str, int]) -> list[Collective]:
     """The same from the program's text and the mesh's {axis: size}, in the order of its devices."""
-    program = Program(text)
+    return from_program(Program(text), axes)
+
+
+def from_program(program: Program, axes: dict[str, int]) -> list[Collective]:
+    """The same from the parsed text."""
     seen: set[tuple[Any, ...]] = set()
     found = []
     for where, holder, i, times, known, fused in executed(program):

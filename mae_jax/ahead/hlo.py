@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 BITS = {"pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "token": 0, "opaque": 0}  # others end in their number of bits
-_SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
+_SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](\{[^{}]*\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{\s*$")
 _NAMED = re.compile(r"%([\w.\-]+)")
 
@@ -19,25 +19,27 @@ class Instruction:
 
     Attributes:
       shapes: (dtype, number of bytes) of each array of the result; a tuple has several.
+      near: of each of these, whether it lies in the chip's own fast memory (VMEM) instead of HBM.
       rest: everything after the operands.
     """
 
     name: str
     opcode: str
     shapes: tuple[tuple[str, int], ...]
+    near: tuple[bool, ...]
     operands: tuple[str, ...]
     literal: str  # what stands in the brackets: a constant's value
     rest: str
     root: bool
 
     @property
-    def size(self) -> int:
-        """Bytes of the result."""
-        return sum(size for _, size in self.shapes)
+    def far(self) -> int:
+        """Bytes of the result in HBM."""
+        return sum(size for (_, size), near in zip(self.shapes, self.near) if not near)
 
     def attribute(self, name: str) -> str | None:
         """The computation, number or word that an attribute names: `attribute("body")`."""
-        found = re.search(rf"[ ,{{]{name}=%?([\w.\-]+)", self.rest)
+        found = re.search(rf"[ ,{{]{name}=%?([\w.\-\"]+)", self.rest)
         return found[1] if found else None
 
     @property
@@ -170,10 +172,12 @@ def parse(line: str) -> Instruction | None:
     opcode, _, _ = rest.partition("(")
     close = _closing(rest, len(opcode))
     inside = rest[len(opcode) + 1 : close]
+    arrays = _SHAPE.findall(shape)
     return Instruction(
         name.removeprefix("ROOT ").lstrip("%"),
         opcode,
-        tuple((dtype, array_bytes(dtype, dims)) for dtype, dims in _SHAPE.findall(shape)),
+        tuple((dtype, array_bytes(dtype, dims)) for dtype, dims, _ in arrays),
+        tuple("S(1)" in layout for _, _, layout in arrays),
         tuple(_NAMED.findall(inside)),
         inside,
         rest[close + 1 :],

@@ -93,11 +93,12 @@ class Run:
             with use_mesh(self.mesh):
                 return jitted(state, frozen, {name: batch[name] for name in self.leaves}, plan)
 
-        def lower(*arguments: Any):
+        def trace(*arguments: Any):
             with use_mesh(self.mesh):
-                return jitted.lower(*arguments)
+                return jitted.trace(*arguments)
 
-        run.lower = lower  # type: ignore[attr-defined]
+        run.trace = trace  # type: ignore[attr-defined]
+        run.lower = lambda *arguments: trace(*arguments).lower()  # type: ignore[attr-defined]
         return run
 
     @functools.cached_property
