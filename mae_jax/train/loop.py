@@ -25,6 +25,7 @@ from mae_jax.train.hardware import mfu
 from mae_jax.train.pictures import save_step, spread
 from mae_jax.train.plots import plot_run
 from mae_jax.train.probing import Probes
+from mae_jax.train.profile import Profile
 from mae_jax.train.progress import Progress
 from mae_jax.train.signals import Preemption, agree
 from mae_jax.train.stall import Stall
@@ -56,9 +57,10 @@ class Task:
     report: Callable[[Any, State, Path], None]
 
 
-def train(config: Config, workdir: Path, task: Task | None = None) -> int:
+def train(config: Config, workdir: Path, task: Task | None = None, profile: tuple[int, int] | None = None) -> int:
     """Train to the end of the schedule, or until a signal; resume where `workdir` left off.
 
+    Args: profile: steps after the first and up to the second are traced (train/profile.py).
     Returns: the exit status, 0 when the schedule was finished.
     """
     task = task or PRETRAINING
@@ -93,6 +95,7 @@ def train(config: Config, workdir: Path, task: Task | None = None) -> int:
             (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
             print(summary(run, workdir, source.describe(), start), file=sys.stderr, flush=True)
         loop = Loop(run, workdir, checkpoints, writers, data, source, test, scores)
+        loop.profile = Profile(profile, workdir, start)
         try:
             state, finished = loop.run(state, start, preemption)
         finally:
@@ -131,6 +134,7 @@ class Loop:
         )
         self.broken = 0  # updates skipped in a row, as far as logged steps tell
         self.logged = (0, 0)  # (step, skipped updates so far) when last logged
+        self.profile = Profile(None, workdir)
         self.scores: dict[str, float] = {}  # of this step; by them the best checkpoint is chosen
 
     def run(self, state: State, start: int, preemption: Preemption) -> tuple[State, bool]:
@@ -147,6 +151,7 @@ class Loop:
         due: tuple[int, dict[str, Any]] | None = None  # logged when the next step is under way
         try:
             for step in range(start, total):
+                self.profile.at(step, before, progress)
                 now = run.at(step)
                 host = stall.take(batches, before)
                 replaced += int(host["replaced"].sum())
@@ -178,6 +183,7 @@ class Loop:
                 if stop:
                     return state, False
         finally:
+            self.profile.close(before)
             progress.close()
             batches.close()
             list_problems(self.workdir, batches.problems)
