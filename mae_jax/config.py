@@ -147,8 +147,8 @@ FREE_DATA = ("workers", "memory_mb", "max_bad")  # what changes no batch
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys in which two resolved configs differ in a way that would change the run, "key: old -> new".
 
-    A resumed run may change log, checkpoint, eval, mesh, guard and what changes no batch (FREE_DATA), and train for longer. A
-    method's file may have moved; a pretraining run reads nothing of transfer.
+    A resumed run may change log, checkpoint, eval, mesh, guard and what changes no batch (FREE_DATA), and train for
+    longer. A method's file may have moved; a pretraining run reads nothing of transfer.
     """
     old, new = (json.loads(json.dumps(config)) for config in (old, new))  # tuples read like the lists in a file
     found = []

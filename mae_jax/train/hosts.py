@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -76,11 +76,11 @@ class Hosts:
                 thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self.count == 1:
             return
         if error is not None:
-            self.fail(error)
+            self.tell(error)
         self._over.set()
         for thread in self._threads:
             thread.join(timeout=self.heartbeat)
@@ -108,18 +108,10 @@ class Hosts:
             self.leave(exits.RESTART, "not all processes answered the request to stop")
         return self._target is not None and step >= self._target
 
-    @contextlib.contextmanager
-    def telling(self) -> Iterator[None]:
-        """What is raised inside ends the other processes too, where there are any: they would wait for this one."""
-        try:
-            yield
-        except BaseException as error:
-            if self.count > 1:
-                self.fail(error)
-            raise
-
-    def fail(self, error: BaseException) -> NoReturn:
-        """End this process because of `error`, and tell the others."""
+    def tell(self, error: BaseException) -> None:
+        """With several processes: end this one because of `error`, and tell the others, who would wait for it."""
+        if self.count == 1:
+            return
         text = " ".join(str(error).split())[:500] or type(error).__name__
         if not isinstance(error, UserError) and _LOST.search(text):
             self._ending = text

@@ -6,6 +6,7 @@ late, when the next step is under way: two scalars per step, which no device wai
 
 import dataclasses
 import hashlib
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,14 +26,16 @@ class Record:
     Attributes:
       history: [[first batch, number of the order of the data from there on]], ascending; the number is part of the key
         of the data's order and augmentation (`data_seed`). Batches that were undone are not in it.
-      number: the last order that was begun.
+      number: the last order that was begun. at: the step that the run was rolled back to with it.
       tries: roll-backs since the run last got past `trouble`, the last step at which its numbers were wrong.
       streak: updates skipped in a row. losses: of the last good steps, newest last.
-      unread: (step, loss, skipped so far) of the last step: its turn comes when the next step is under way.
+      unread: [step, loss, updates skipped after it, and before it] of the last step: its turn comes when the next one
+        is under way.
     """
 
     history: list[list[int]] = dataclasses.field(default_factory=lambda: [[0, 0]])
     number: int = 0
+    at: int = 0
     tries: int = 0
     trouble: int = 0
     streak: int = 0
@@ -45,9 +48,14 @@ class Record:
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in (saved or {}).items() if name in names})
 
+    def to_json(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return dataclasses.asdict(self)
+
     def rolled_back(self, to: int, trouble: int) -> None:
         """From batch `to` on comes another order; `trouble`: the last step that went wrong."""
-        self.number, self.tries, self.trouble = self.number + 1, self.tries + 1, max(self.trouble, trouble)
+        self.number, self.at = self.number + 1, to
+        self.tries, self.trouble = self.tries + 1, max(self.trouble, trouble)
         self.history = [[first, n] for first, n in self.history if first < to] + [[to, self.number]]
         self.streak, self.losses, self.unread = 0, [], None
 
@@ -73,11 +81,11 @@ class Numbers:
 
     def __init__(self, settings: Guard, record: Record, skipped: int):
         self.settings, self.record = settings, record
-        self._skipped = skipped if record.unread is None else record.unread.pop()  # before `unread`
+        self._skipped = skipped  # when the last step that was read was done
         self._unread: tuple[int, Mapping[str, Any]] | None = None
         if record.unread is not None:
-            step, loss, after = record.unread
-            self._unread = step, {"loss": loss, "skipped": after}
+            step, loss, after, self._skipped = record.unread
+            self._unread = step, {"loss": loss, "skipped": after, "grad_norm": math.nan}
         self.first_bad: tuple[int, dict[str, float]] | None = None  # (step, its metrics) at which the streak began
 
     @property
@@ -128,4 +136,6 @@ class Numbers:
         if self._unread is not None:
             step, metrics = self._unread
             unread = [step, float(metrics["loss"]), int(metrics["skipped"]), self._skipped]
-        return dataclasses.asdict(self.record) | {"unread": unread}
+            if step > self.record.trouble and not self.record.streak:
+                self.record.tries = 0  # past it
+        return self.record.to_json() | {"unread": unread}

@@ -19,7 +19,7 @@ WINDOW = 101  # steps whose median is the usual time
 
 
 class Watchdog:
-    """Context manager round the steps; a thread looks at the time since the last `beat`.
+    """A thread that looks at the time since the last `beat`, from `start` to `close`.
 
     What is measured is the time between two boundaries of steps: data, compute and collectives alike. Left out are
     intervals in which a step compiled (`compiles`) and what happens in `paused`. The time in which the process was
@@ -49,12 +49,13 @@ class Watchdog:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="mae_jax watchdog", daemon=True)
 
-    def __enter__(self) -> "Watchdog":
+    def start(self) -> None:
+        """The first step begins."""
         if self.factor:
             self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """The last step is done."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
