@@ -1,7 +1,7 @@
 """One train step for every method: microbatches, gradient, optimizer, averages, guard. It knows no paper."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
