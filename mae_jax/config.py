@@ -2,7 +2,8 @@
 
 A config file is a .py, which is code: it has a docstring and `get_config(arg="") -> ml_collections.ConfigDict` with the
 sections below. Or it is a .json, as a run's config.json, which is data: nothing runs, not even a method that it names
-and that is code, unless the user ran that before (methods.check_known). Whatever a file leaves out has its default. `method` and `data` also take the fields of the method and of the source
+and that is code, unless the user ran that before (methods.check_known). Whatever a file leaves out has its default.
+`method` and `data` also take the fields of the method and of the source
 that they name. Everything is checked before any device is touched.
 """
 
@@ -58,9 +59,7 @@ def _data(path: Path, argument: str, overrides: Sequence[str]) -> dict[str, Any]
         raise UserError(f"'{path}' is data and takes no argument: leave out ':{argument}', and override single keys.")
     raw = read_json(path)
     if not isinstance(raw, dict):
-        raise UserError(
-            f"'{path}' holds no config: an object of sections ({', '.join(('method', *SECTIONS))}) expected."
-        )
+        raise UserError(f"'{path}' holds no config: an object of the sections method, data, ... expected.")
     methods.check_known(raw, f"'{path}'", overrides)
     return raw
 

@@ -72,7 +72,7 @@ def is_file(name: str) -> bool:
 
 
 def check_known(config: Any, where: str, overrides: Sequence[str] = ()) -> None:
-    """Raise UserError where a config that is data names a method that is code, and the user has not said that it may run.
+    """Raise UserError where a config that is data names a method that is code, and nobody has said that it may run.
 
     It may where it ran before: the same file with the same content, or the same module, for the same user on the same
     machine (`_ran`); or where an override names it.
@@ -86,7 +86,7 @@ def check_known(config: Any, where: str, overrides: Sequence[str] = ()) -> None:
         return
     if not any(text.startswith("method.name=") for text in overrides):
         raise UserError(
-            f"{where} names the method '{name}', which is Python code, and it has never run here: a config that is data "
+            f"{where} names the method '{name}', which is Python code, and it never ran here: a config that is data "
             f"starts no code. Read that code; if it may run, name it yourself: --config.method.name={name}"
         )
 
