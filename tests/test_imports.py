@@ -34,7 +34,7 @@ MAY_IMPORT = {
     | {"nets", "eval", "data", "modalities", "train", "methods.base", "weights", "schema", "library"},
     "api": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "library"},
     "schema": set(),
-    "config": {"core.errors", "core.modules", "data.sources", "methods", "modalities", "nets", "schema"},
+    "config": {"core.errors", "core.modules", "core.plain", "data.sources", "methods", "modalities", "nets", "schema"},
 }
 
 

@@ -242,7 +242,7 @@ def is_array(value: Any) -> bool:
 def as_array(value: Any) -> np.ndarray:
     """The array of a Record: numbers alone, and as many as its bytes hold. Raises ValueError."""
     if not is_array(value):
-        raise ValueError(f"its pickle holds a {_said(value)} where an array is expected")
+        raise ValueError(f"its pickle holds a {said(value)} where an array is expected")
     state = value.state
     if not isinstance(state, tuple) or len(state) != 5:
         raise ValueError("its pickle holds an array without its bytes")
@@ -266,14 +266,14 @@ def _dtype(value: Any) -> np.dtype:
         order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "="
         if isinstance(code, str) and code[:1] in "buif" and len(code) == 2 and order in ("<", ">", "|", "="):
             return np.dtype(code).newbyteorder(order if order in "<>" else "=")
-    raise ValueError(f"its pickle holds an array of {_said(value)}: numbers expected")
+    raise ValueError(f"its pickle holds an array of {said(value)}: numbers expected")
 
 
 def as_matrix(value: Any) -> np.ndarray:
     """The dense array [n, d] of a Record of scipy's csr_matrix, its indices checked. Raises ValueError."""
     kind = value.kind if isinstance(value, Record) else None
     if not isinstance(kind, Name) or kind.name != "csr_matrix" or not isinstance(value.state, dict):
-        raise ValueError(f"its pickle holds a {_said(value)} where a sparse matrix is expected")
+        raise ValueError(f"its pickle holds a {said(value)} where a sparse matrix is expected")
     state = value.state
     numbers, columns, starts = (as_array(state.get(name)) for name in ("data", "indices", "indptr"))
     shape = state.get("_shape")
@@ -290,6 +290,7 @@ def as_matrix(value: Any) -> np.ndarray:
     return dense
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
+    """What a value is, for messages; never the value, which may have no end."""
     kind = value.kind if isinstance(value, Record) else value if isinstance(value, Name) else None
     return f"{kind.module}.{kind.name}"[:80] if isinstance(kind, Name) else type(value).__name__

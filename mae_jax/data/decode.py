@@ -69,8 +69,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
         if is_jpeg(data):
             return jpeg.read_header(data).upright
         if data.startswith(b"\x93NUMPY"):
-            h, w = npy.layout(data, len(data)).shape[:2]
-            return h, w
+            return _npy_size(data)
         if tiff.is_tiff(data):
             h, w, orientation = tiff.stored_size(data)
         else:
@@ -212,9 +211,14 @@ def _shape_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _npy(data: bytes) -> np.ndarray:
-    shape = npy.layout(data, len(data)).shape
-    check_size(*(shape[:2] if len(shape) > 1 else (0, 0)))
+    check_size(*_npy_size(data))
     return npy.array(data)
+
+
+def _npy_size(data: bytes) -> tuple[int, int]:
+    """(h, w) as the header says, whatever follows it."""
+    shape = npy.layout(data, 2**62).shape
+    return (shape[0], shape[1]) if len(shape) > 1 else (0, 0)
 
 
 def _array(array: np.ndarray, channels: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mae_jax.core import plain
+from mae_jax.core.archive import is_archive
 from mae_jax.core.errors import UserError
 from mae_jax.core.npy import Npz
 
@@ -87,6 +88,8 @@ def read(path: str | Path) -> Golden:
     """
     if not Path(path).exists():
         raise UserError(f"There is no file {path}.")
+    if not is_archive(Path(path)):
+        raise UserError(f"{path} is no golden file: it is not an .npz archive, or it is cut off.")
     try:
         arrays = dict(Npz(Path(path)))
     except (OSError, ValueError, zlib.error) as error:

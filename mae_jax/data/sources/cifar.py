@@ -124,7 +124,7 @@ def _batch(path: Path, key: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         pixels = pickles.as_array(pixels)
     except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}. It is no batch of CIFAR.") from error
+        raise UserError(f"{path} has no 'data' of uint8 [n, 3072] ({error}): it is no batch of CIFAR.") from error
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
         raise UserError(f"{path} has no 'data' of uint8 [n, 3072]: it is no batch of CIFAR.")
     if not isinstance(labels, Sequence) or len(labels) != len(pixels):

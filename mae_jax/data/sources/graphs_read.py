@@ -78,8 +78,9 @@ class Planetoid(Spec):
 
 def _neighbours(content: Any) -> dict[int, list[int]]:
     """{node: its neighbours}, whole numbers all of them. Raises ValueError."""
-    nodes = content.items() if isinstance(content, dict) else [(None, None)]
-    for node, ends in nodes:
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {pickles.said(content)} where lists of neighbours by node are expected")
+    for node, ends in content.items():
         if type(node) is not int or not isinstance(ends, list) or any(type(end) is not int for end in ends):
             raise ValueError("it holds no lists of neighbours by node")
         if not all(0 <= number < MAX_NODES for number in (node, *ends)):
