@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from mae_jax.config import FREE_DATA, differences
+from mae_jax.core.chips import mfu
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import replicated
 from mae_jax.data.batches import Problems
@@ -21,7 +22,6 @@ from mae_jax.schema import Config
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
-from mae_jax.train.hardware import mfu
 from mae_jax.train.pictures import save_step, spread
 from mae_jax.train.plots import plot_run
 from mae_jax.train.probing import Probes
