@@ -7,6 +7,7 @@ from mae_jax.ahead import program, step
 from mae_jax.ahead.predict import Guess, Predictor, Settings
 from mae_jax.ahead.topology import Topology
 from mae_jax.core.errors import UserError
+from mae_jax.core.mesh import batch_shards
 
 REMATS = ("none", "dots", "full")
 COMPILES = 6  # at most
@@ -29,8 +30,8 @@ def fit(asked: step.Asked, topology: Topology, say: Callable[[str], None]) -> tu
     """
     if topology.chip is None or topology.memory is None:
         raise UserError(
-            f"--fit needs the chip's peaks and memory, and a {topology.kind} is not in the table (mae_jax/core/chips.py): "
-            f"name a slice, as --topology v5e:4x8."
+            f"--fit needs the chip's peaks and memory, and core/chips.py has none of a {topology.kind}: name a slice, "
+            f"as --topology v5e:4x8."
         )
     predictor = Predictor(asked, topology)
     settings = candidates(asked, topology, predictor)
@@ -57,10 +58,11 @@ def candidates(asked: step.Asked, topology: Topology, predictor: Predictor) -> l
     run = predictor.run(1)
     spec = run.method.batch_spec
     cut = all(leaf.batched for leaf in spec.values()) and not run.method.couples
-    rows = config.train.batch // devices
+    rows = config.train.batch // batch_shards(run.mesh)
     parts = [m for m in range(1, rows + 1) if rows % m == 0] if cut else [config.train.microbatches]
     state = program.state_bytes(run)
-    splits = [n for n in _powers(devices) if n == 1 or state["parameters"] + state["optimizer"] > SMALL]
+    own = devices // run.mesh.shape["tensor"]
+    splits = [n for n in _powers(own) if n == 1 or state["parameters"] + state["optimizer"] > SMALL]
     remats = [r for r in REMATS if r == "none" or predictor.traced(r) != predictor.traced("none")]
     loops = (True, False) if predictor.traced("none").loops else (config.mesh.scan,)
     return [Settings(m, r, s, f) for m in parts for r in remats for s in loops for f in splits]
