@@ -12,6 +12,7 @@ from mae_jax.core.mesh import batch_shards
 REMATS = ("none", "dots", "full")
 COMPILES = 6  # at most
 SMALL = 100 * 2**20  # bytes of parameters and optimizer below which splitting them is not tried
+SAME = 1.03  # times between which a roofline cannot tell
 GIB = 2**30
 
 
@@ -69,21 +70,27 @@ def candidates(asked: step.Asked, topology: Topology, predictor: Predictor) -> l
 
 
 def choose(guesses: Sequence[Guess], memory: float) -> Guess | None:
-    """The fastest guess that fits the memory; of equally fast ones that which keeps most simple.
+    """The fastest guess that fits the memory; of those within SAME of it the one that keeps the batch most together.
 
     Where none fits, the smallest. None of nothing.
     """
-    if not guesses:
-        return None
     fitting = [g for g in guesses if g.peak <= memory]
-    return min(fitting, key=speed) if fitting else min(guesses, key=lambda g: g.peak)
+    if not fitting:
+        return min(guesses, key=lambda g: g.peak, default=None)
+    best = min(g.roofline.seconds for g in fitting)
+    return min((g for g in fitting if g.roofline.seconds <= SAME * best), key=_order)
 
 
-def speed(guess: Guess) -> tuple[float, ...]:
-    """Smaller is better: the roofline to a hundredth, all three bounds together, then what compiles faster."""
-    total = sum(guess.roofline.bounds.values())
+def _order(guess: Guess) -> tuple[float, ...]:
+    """Of equally fast guesses: fewer microbatches, blocks as a loop (compiles faster), less to do in all, less split."""
     s = guess.settings
-    return (float(f"{guess.roofline.seconds:.2e}"), float(f"{total:.2e}"), s.microbatches, not s.scan, s.fsdp)
+    return (
+        s.microbatches,
+        not s.scan,
+        float(f"{sum(guess.roofline.bounds.values()):.2g}"),
+        guess.roofline.compute,
+        s.fsdp,
+    )
 
 
 def line(guess: Guess, found: program.Figures) -> str:
