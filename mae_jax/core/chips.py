@@ -1,4 +1,4 @@
-"""The one table of chips: what each can do per jax device, and how a network runs on it where the config leaves it open.
+"""The one table of chips: what each can do per jax device, and how a network runs on it where a config does not say.
 
 Peaks and bandwidths are the makers' (cloud.google.com/tpu/docs/{v3,v4,v5e,v5p-training,v6e}; Jouppi et al. 2023,
 arXiv 2304.01433, Table 4, for the links of v3 and v4; NVIDIA's data sheets of A100, H100 and H200, dense, SXM but where

@@ -77,7 +77,7 @@ class Run:
 
     @functools.cached_property
     def step(self):
-        """The jitted train step: (state, frozen, batch, plan) -> (state, metrics). Donates the state."""
+        """The jitted train step: (state, frozen, batch, plan, limit) -> (state, metrics). Donates the state."""
         train = self.config.train
         step = make_step(
             self.method, self.optimizer, self.rate, self.augment, seed=train.seed,
@@ -88,19 +88,21 @@ class Run:
         states, frozen = (jax.tree.map(lambda s: s.sharding, tree) for tree in (self.shapes, self.frozen_shapes))
         jitted = jax.jit(
             step,
-            in_shardings=(states, frozen, {name: self.sharding(name) for name in self.leaves}),
+            in_shardings=(
+                states, frozen, {name: self.sharding(name) for name in self.leaves}, replicated(self.mesh)
+            ),
             out_shardings=(states, replicated(self.mesh)),
             static_argnums=3,
             donate_argnums=0,
-        )
+        )  # fmt: skip
 
-        def run(state: State, frozen: Any, batch: Batch, plan: Any = None):
+        def run(state: State, frozen: Any, batch: Batch, plan: Any = None, limit: Any = None):
             with use_mesh(self.mesh):
-                return jitted(state, frozen, {name: batch[name] for name in self.leaves}, plan)
+                return jitted(state, frozen, {name: batch[name] for name in self.leaves}, plan, limit)
 
-        def trace(*arguments: Any):
+        def trace(state: Any, frozen: Any, batch: Any, plan: Any = None, limit: Any = None):
             with use_mesh(self.mesh):
-                return jitted.trace(*arguments)
+                return jitted.trace(state, frozen, batch, plan, limit)
 
         run.trace = trace  # type: ignore[attr-defined]
         run.lower = lambda *arguments: trace(*arguments).lower()  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """One train step for every method: microbatches, gradient, optimizer, averages, guard. It knows no paper."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,9 @@ def make_step(
     by_step: bool | None = None,
     wire: Literal["float32", "bfloat16"] = "float32",
 ) -> Step:
-    """Build `step(state, frozen, batch, plan) -> (state, metrics)`, pure and ready to jit.
+    """Build `step(state, frozen, batch, plan, limit) -> (state, metrics)`, pure and ready to jit.
+
+    A loss above `limit` (train/numbers.py; None: no limit) is passed over as one that is not finite is.
 
     Args:
       optimizer: gives a direction; the step subtracts rate(step) times it. Its `update` may take `step` and `rate`.
@@ -57,8 +59,9 @@ def make_step(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(
-        state: State, frozen: Params, batch: Batch, plan: Hashable = None, given: dict[str, Array] | None = None
-    ) -> tuple[State, dict[str, Array]]:
+        state: State, frozen: Params, batch: Batch, plan: Hashable = None, limit: Array | None = None,
+        given: dict[str, Array] | None = None,
+    ) -> tuple[State, dict[str, Array]]:  # fmt: skip
         key = jax.random.key(seed)
         context = lambda rows, step=state["step"]: Context(key, step, rows, plan=plan, steps=steps, given=given)
 
@@ -94,14 +97,20 @@ def make_step(
         if norms:
             metrics |= part_norms("grad_norm", grads) | part_norms("update_norm", direction, lr)
         new = {"params": params, "stats": stats, "ema": ema, "opt": opt}
-        return guard(state, new, metrics)
+        return guard(state, new, metrics, limit)
 
     return step
 
 
-def guard(state: State, new: State, metrics: dict[str, Array]) -> tuple[State, dict[str, Array]]:
-    """Take the whole new state if loss and gradient are finite, else keep the whole old one; count and go on."""
+def guard(
+    state: State, new: State, metrics: dict[str, Array], limit: Array | None = None
+) -> tuple[State, dict[str, Array]]:
+    """Take the whole new state if loss and gradient are finite and the loss is at most `limit`, else keep the whole old
+    one; count and go on.
+    """
     ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    if limit is not None:
+        ok &= metrics["loss"] <= limit
     kept = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, {name: state[name] for name in new})
     skipped = state["guard"]["skipped"] + jnp.where(ok, 0, 1)
     return kept | {"step": state["step"] + 1, "guard": {"skipped": skipped}}, metrics | {"skipped": skipped}
