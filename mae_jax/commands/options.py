@@ -1,7 +1,6 @@
 """Options that several verbs share: a config with overrides, a workdir, the processes of a multi-host run."""
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -17,8 +16,9 @@ OVERRIDES_HELP = """\
 overrides:
   --config.SECTION.KEY=VALUE changes one value of the config, as often as you like:
     --config.optim.learning_rate=1e-3 --config.data.path=/my/images --config.augment.mean='(0.5,)'
-  Sections: method, data, augment, optim, train, checkpoint, eval, transfer, mesh, log. mae_jax/schema.py documents
-  their keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest.
+  Sections: method, data, augment, optim, train, checkpoint, eval, transfer, mesh, log, guard. mae_jax/schema.py
+  documents their keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the
+  nearest.
 """
 
 
@@ -55,12 +55,12 @@ def from_workdir(workdir: Path, overrides: list[str]) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is no run: it has no config.json. Give the --workdir of a `mae_jax train`.")
-    return resolve(json.loads(path.read_text()), overrides)
+    return from_file(str(path), overrides)
 
 
 def from_file(spec: str, overrides: list[str]) -> Config:
-    """A config file, resolved."""
-    raw, _ = load(spec)
+    """A config file (.py or .json), resolved."""
+    raw, _ = load(spec, overrides)
     return resolve(raw, overrides)
 
 
