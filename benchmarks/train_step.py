@@ -119,7 +119,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def rates(rounds_s: Sequence[float], images: int, steps: int, flops: float | None, devices: list) -> dict[str, Any]:
     """What the seconds of rounds of so many images and steps mean. `flops`: of a step per image, None if unknown."""
-    from mae_jax.train.hardware import mfu
+    from mae_jax.core.chips import mfu
 
     per_s, ms = spread([images / s for s in rounds_s]), spread([s / steps * 1e3 for s in rounds_s])
     gflops = None if flops is None else per_s["median"] * flops / 1e9

@@ -1,7 +1,9 @@
 """From a config file and command-line overrides to a `Config` (schema.py), filled and checked.
 
-A config file has a docstring and `get_config(arg="") -> ml_collections.ConfigDict` with the sections below; whatever
-it leaves out has the default given here. `method` and `data` also take the fields of the method and of the source
+A config file is a .py, which is code: it has a docstring and `get_config(arg="") -> ml_collections.ConfigDict` with the
+sections below. Or it is a .json, as a run's config.json, which is data: nothing runs, not even a method that it names
+and that is code, unless the user ran that before (methods.check_known). Whatever a file leaves out has its default.
+`method` and `data` also take the fields of the method and of the source
 that they name. Everything is checked before any device is touched.
 """
 
@@ -18,15 +20,23 @@ import ml_collections
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.modules import run_file
+from mae_jax.core.plain import read_json
 from mae_jax.schema import SECTIONS, Config, Data
 
 
-def load(spec: str) -> tuple[dict[str, Any], str]:
-    """Run a config file, "path/to/file.py" or "path/to/file.py:argument" -> (nested dict, its docstring)."""
+def load(spec: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """A config file -> (nested dict, its docstring).
+
+    Args:
+      spec: "path/to/file.py" or "path/to/file.py:argument", which is run, or "path/to/file.json", which is read.
+      overrides: of this command; a method of the user's own that they name may run.
+    """
     path, _, argument = spec.partition(":")
     if not Path(path).is_file():
         near = [str(p) for p in Path("configs").rglob("*.py")] if Path("configs").is_dir() else []
         raise UserError(f"no config file '{path}' (looked from {Path.cwd()}). {nearest(path, near)}")
+    if path.endswith(".json"):
+        return _data(Path(path), argument, overrides), ""
     module = run_file(path, "mae_jax_config")
     if not hasattr(module, "get_config"):
         raise UserError(f"'{path}' has no function get_config(arg=''), so it is no config file.")
@@ -39,6 +49,19 @@ def load(spec: str) -> tuple[dict[str, Any], str]:
     if not isinstance(config, Mapping | ml_collections.ConfigDict):
         raise UserError(f"get_config of '{path}' gave a {type(config).__name__}; expected a ConfigDict.")
     return ml_collections.ConfigDict(config).to_dict(), (module.__doc__ or "").strip()
+
+
+def _data(path: Path, argument: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The config in a .json."""
+    from mae_jax import methods
+
+    if argument:
+        raise UserError(f"'{path}' is data and takes no argument: leave out ':{argument}', and override single keys.")
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise UserError(f"'{path}' holds no config: an object of the sections method, data, ... expected.")
+    methods.check_known(raw, f"'{path}'", overrides)
+    return raw
 
 
 def resolve(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:

@@ -212,10 +212,15 @@ class Transfer:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How the computation is laid out; changes no result."""
+    """How the computation is laid out; changes no result, but for rounding."""
 
     data: int = -1  # devices along the data axis; -1: what is left
     fsdp: int = 1  # devices along the axis that splits parameters and optimizer state
+    tensor: int = 1  # devices along the axis that splits the matrices of blocks, and attention by heads
+    slices: int = 0  # groups of devices with a slow network (DCN) between them; 0: as the devices say
+    across: Literal["data", "fsdp"] = "data"  # the axis that crosses from slice to slice
+    gather: Literal["auto", "layer", "step"] = "auto"  # fsdp: when weights are made whole; auto: step if microbatches
+    reduce: Literal["float32", "bfloat16"] = "float32"  # in what the gradient travels between devices
     scan: bool = False  # run equal blocks as a loop: compiles faster, needs more memory
     remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
 

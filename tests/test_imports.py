@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "nets": FOUNDATION | MIDDLE | {"nets"},
     "methods": FOUNDATION | MIDDLE | {"nets", "methods"},
     "teachers": {"core", "nets", "interop", "teachers", "methods.base", "train.checkpoint"},
-    "data": {"data", "core.errors"},
+    "data": {"data", "core.archive", "core.errors", "core.npy", "core.pickles", "core.plain"},
     "modalities": FOUNDATION | MIDDLE | {"data", "methods.base", "nets.compute", "schema", "modalities"},
     "eval": FOUNDATION | MIDDLE | {"nets", "eval", "methods.base"},
     # train.init names files that only the room above can read: weights.store
@@ -29,12 +29,13 @@ MAY_IMPORT = {
     "transfer": FOUNDATION
     | MIDDLE
     | {"nets", "eval", "data", "modalities", "config", "schema", "train", "methods", "weights", "transfer"},
+    "ahead": {"core", "methods.base", "data.sources", "config", "schema", "train", "transfer", "testing.flops", "ahead"},
     "library": FOUNDATION
     | MIDDLE
     | {"nets", "eval", "data", "modalities", "train", "methods.base", "weights", "schema", "library"},
     "api": FOUNDATION | MIDDLE | {"nets", "eval", "data", "train", "methods.base", "weights", "library"},
     "schema": set(),
-    "config": {"core.errors", "core.modules", "data.sources", "methods", "modalities", "nets", "schema"},
+    "config": {"core.errors", "core.modules", "core.plain", "data.sources", "methods", "modalities", "nets", "schema"},
 }
 
 

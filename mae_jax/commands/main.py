@@ -9,7 +9,7 @@ from mae_jax.commands.options import Help, split_overrides
 from mae_jax.core.errors import UserError, nearest
 
 VERBS = (  # in the order of a user's day
-    "prepare", "data", "train", "finetune", "segment", "evaluate", "embed", "reconstruct", "draw", "plot", "convert",
+    "prepare", "data", "compile", "train", "finetune", "segment", "evaluate", "embed", "reconstruct", "draw", "plot", "convert",
     "list", "parity", "new",
 )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Options that several verbs share: a config with overrides, a workdir, the processes of a multi-host run."""
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -56,12 +55,12 @@ def from_workdir(workdir: Path, overrides: list[str]) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is no run: it has no config.json. Give the --workdir of a `mae_jax train`.")
-    return resolve(json.loads(path.read_text()), overrides)
+    return from_file(str(path), overrides)
 
 
 def from_file(spec: str, overrides: list[str]) -> Config:
-    """A config file, resolved."""
-    raw, _ = load(spec)
+    """A config file (.py or .json), resolved."""
+    raw, _ = load(spec, overrides)
     return resolve(raw, overrides)
 
 

@@ -27,7 +27,7 @@ the one that comes next, so that a run which broke off at a NaN is looked at whe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
     parser.description, parser.epilog = DESCRIPTION, options.OVERRIDES_HELP
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with an argument for it")
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file: .py (code) or .json (data)")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where the run is, or will be")
     parser.add_argument(
         "--debug", nargs="?", type=int, const=100, metavar="STEPS",

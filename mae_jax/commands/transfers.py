@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scratch", action="store_true", help="random weights: the same network as --workdir or --config"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the run is, or will be")
-    parser.add_argument("--config", metavar="FILE.py[:ARG]", help="config file whose values count before the recipe's")
+    parser.add_argument("--config", metavar="FILE[:ARG]", help="config file (.py, .json) that counts before the recipe")
     options.add_processes(parser)
 
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, train: Callable[[], Callable[..., int]]) -> in
     """
     from mae_jax.config import load
 
-    file = load(args.config)[0] if args.config is not None else None
+    file = load(args.config, args.overrides)[0] if args.config is not None else None
     given = args.workdir or args.weights
     if given is None and not (args.scratch and file and "method" in file):
         raise UserError(
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, train: Callable[[], Callable[..., int]]) -> in
     options.compile_cache()
     from mae_jax.weights.store import open_weights
 
-    weights = None if given is None else open_weights(given, step=args.step)
+    weights = None if given is None else open_weights(given, step=args.step, overrides=args.overrides)
     pretrained = {"method": (file or {})["method"]} if weights is None else weights.config
     return train()(
         None if args.scratch else weights, args.out, pretrained=pretrained, file=file, overrides=args.overrides

@@ -1,12 +1,9 @@
 """The classes of an image's pixels: a grey or palette file, decoded and checked when asked and once only."""
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from mae_jax.core.errors import UserError
-from mae_jax.data.limits import BadImage, check_size, reasons
+from mae_jax.data.limits import BadImage, open_image, reasons
 
 IGNORE = 255  # in what `labels` gives: a pixel that has no class
 MAX_CLASSES = IGNORE
@@ -65,8 +62,7 @@ class Annotation:
         return np.where(nothing, IGNORE, values).astype(np.uint8)
 
     def _decoded(self, data: bytes) -> np.ndarray:
-        with reasons(), Image.open(io.BytesIO(data)) as picture:
-            check_size(picture.height, picture.width)
+        with reasons(), open_image(data) as picture:
             mode = picture.mode
             if mode in GREY_MODES:
                 return np.array(picture).astype(np.int64)  # of a palette file the numbers, not the colours

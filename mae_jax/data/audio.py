@@ -10,6 +10,7 @@ from mae_jax.core.errors import UserError
 from mae_jax.data.decode import BadImage
 
 EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"})
+MAX_SAMPLES = 1 << 28  # of one file, over all channels: 1 GiB as float32, 3 h of 24 kHz
 SHORTEST = 0.01  # seconds of sound below which a file counts as broken
 
 
@@ -38,7 +39,11 @@ def read(encoded: bytes) -> tuple[np.ndarray, int]:
     try:
         with library.SoundFile(io.BytesIO(encoded)) as file:
             rate, expected = int(file.samplerate), int(file.frames)
+            if not 0 <= expected * file.channels <= MAX_SAMPLES:
+                raise BadImage(f"too long: its header claims {expected} samples of {file.channels} channels")
             sound = file.read(dtype="float32", always_2d=True)
+    except BadImage:
+        raise
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise BadImage(f"cannot be decoded as audio: {error}") from error
     if len(sound) < expected:

@@ -1,15 +1,15 @@
 """Encoded bytes or an array -> an image [h, w, c] with the channels that were asked for."""
 
-import io
 import struct
 
 import numpy as np
 from PIL import Image
 
+from mae_jax.core import npy
 from mae_jax.data import jpeg, tiff
 from mae_jax.data.jpeg import is_jpeg
 from mae_jax.data.libraries import codec, library
-from mae_jax.data.limits import MAX_PIXELS, BadImage, check_size, reasons
+from mae_jax.data.limits import MAX_PIXELS, BadImage, check_size, open_image, reasons
 
 __all__ = ["MAX_PIXELS", "BadImage", "codec", "convert", "decode", "is_jpeg", "upright", "upright_size"]
 
@@ -57,7 +57,7 @@ def decode(
                 return _jpeg(data, channels, shrink, exact, header)
         elif tiff.is_tiff(data):
             return _tiff(data, channels)
-        with _open(data) as picture:
+        with open_image(data) as picture:
             if _deep_png(data) and channels in MODES:
                 return upright(_shape_channels(_by_opencv(data), channels), _orientation(picture))
             return _by_pillow(picture, channels, shrink)
@@ -69,12 +69,11 @@ def upright_size(data: bytes) -> tuple[int, int]:
         if is_jpeg(data):
             return jpeg.read_header(data).upright
         if data.startswith(b"\x93NUMPY"):
-            h, w = _npy_shape(data)[:2]
-            return h, w
+            return _npy_size(data)
         if tiff.is_tiff(data):
             h, w, orientation = tiff.stored_size(data)
         else:
-            with _open(data) as picture:
+            with open_image(data) as picture:
                 h, w, orientation = picture.height, picture.width, _orientation(picture)
         return (w, h) if orientation >= 5 else (h, w)
 
@@ -122,22 +121,16 @@ def _jpeg(data: bytes, channels: int, shrink: int, exact: bool, header: jpeg.Hea
 def _tiff(data: bytes, channels: int) -> np.ndarray:
     if channels in MODES:
         try:
-            with _open(data) as picture:
+            with open_image(data) as picture:
                 if not tiff.beyond_pillow(picture, channels):
                     return _by_pillow(picture, channels)
-        except Image.UnidentifiedImageError:
+        except BadImage:
             pass  # more samples, or deeper ones, than Pillow knows
     image, orientation = tiff.read(data, channels)
     reshaped = image.shape[2] != channels and image.shape[2] <= 4 and image.dtype in (np.uint8, np.uint16)
     if channels in MODES and reshaped:
         image = _shape_channels(image, channels)
     return upright(_array(image, channels), orientation)
-
-
-def _open(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data))
-    check_size(picture.height, picture.width)
-    return picture
 
 
 def _by_pillow(picture: Image.Image, channels: int, shrink: int = 1) -> np.ndarray:
@@ -218,16 +211,14 @@ def _shape_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _npy(data: bytes) -> np.ndarray:
-    shape = _npy_shape(data)
-    check_size(*(shape[:2] if len(shape) > 1 else (0, 0)))
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    check_size(*_npy_size(data))
+    return npy.array(data)
 
 
-def _npy_shape(data: bytes) -> tuple[int, ...]:
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)[0]
+def _npy_size(data: bytes) -> tuple[int, int]:
+    """(h, w) as the header says, whatever follows it."""
+    shape = npy.layout(data, 2**62).shape
+    return (shape[0], shape[1]) if len(shape) > 1 else (0, 0)
 
 
 def _array(array: np.ndarray, channels: int) -> np.ndarray:

@@ -4,19 +4,22 @@ A reader gives float32 [n, 3 or more], or raises BadImage with the reason, so th
 like a picture that does not decode. Meshes give points of their surface.
 """
 
-import io
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mae_jax.core import npy
 from mae_jax.core.errors import UserError
-from mae_jax.data.limits import BadImage
+from mae_jax.data.limits import MAX_DECODED, BadImage, read_file
 
 EXTENSIONS = ("npy", "npz", "ply", "off", "txt", "xyz", "pts", "csv")
 MOST = 50_000_000  # numbers in one file: what claims more is not read
+MOST_BYTES = 256 << 20  # of one file: text is held as words, which take ten times the room
+MOST_CORNERS = 255  # of one face
+H5_FREE, H5_RATIO = 256 << 20, 100  # an HDF5 array may unpack to that many bytes, and to so many times its packed ones
+MOST_HEADER = 1 << 16  # bytes of a PLY's
 NPZ_NAMES = ("points", "data", "pos", "xyz", "pc")
 PLY_TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -42,7 +45,7 @@ def read_cloud(path: Path, surface: int = 8192) -> np.ndarray:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in EXTENSIONS:
         raise BadImage(f"'{path.suffix}' is no format of point clouds: {', '.join(EXTENSIONS)} expected")
-    raw = path.read_bytes()
+    raw = read_file(path, MOST_BYTES)
     try:
         if kind in ("npy", "npz"):
             found: Any = _numpy(raw, kind)
@@ -54,7 +57,7 @@ def read_cloud(path: Path, surface: int = 8192) -> np.ndarray:
             found = numbers(raw)
     except BadImage:
         raise
-    except (ValueError, IndexError, KeyError, OverflowError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, IndexError, KeyError, OverflowError, EOFError, zlib.error) as error:
         raise BadImage(f"it is no readable .{kind} file ({type(error).__name__}: {error})") from error
     if isinstance(found, Mesh):
         found = on_surface(found, surface, np.random.default_rng(zlib.crc32(path.name.encode())))
@@ -84,17 +87,24 @@ def on_surface(mesh: Mesh, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _numpy(raw: bytes, kind: str) -> np.ndarray:
-    file = np.load(io.BytesIO(raw), allow_pickle=False)
     if kind == "npy":
-        return file
-    name = next((n for n in NPZ_NAMES if n in file.files), file.files[0] if len(file.files) == 1 else None)
+        return npy.array(raw)
+    file = npy.Npz(raw)
+    name = next((n for n in NPZ_NAMES if n in file), next(iter(file)) if len(file) == 1 else None)
     if name is None:
-        raise BadImage(f"its arrays are {', '.join(file.files) or 'none'}: one named {' or '.join(NPZ_NAMES)} expected")
+        raise BadImage(f"its arrays are {', '.join(file) or 'none'}: one named {' or '.join(NPZ_NAMES)} expected")
     return file[name]
+
+
+def _check_words(raw: bytes) -> None:
+    """Raises BadImage where text holds more words than are read: as words it takes ten times its room."""
+    if sum(raw.count(blank) for blank in (b" ", b",", b"\n", b"\t")) > MOST:
+        raise BadImage(f"it holds more than {MOST:,} words")
 
 
 def numbers(raw: bytes) -> np.ndarray:
     """Lines of numbers between blanks or commas, equally many in each."""
+    _check_words(raw)
     text = raw.decode("ascii", errors="strict").replace(",", " ")
     rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not rows:
@@ -106,6 +116,7 @@ def numbers(raw: bytes) -> np.ndarray:
 
 def off(raw: bytes) -> Mesh:
     """Object File Format, text. ModelNet's files have the counts on the line of the word OFF ("OFF490 518 0")."""
+    _check_words(raw)
     words = raw.decode("ascii").split()
     if not words or not words[0].startswith("OFF"):
         raise BadImage(f"it begins with {words[0][:12] if words else 'nothing'!r}: OFF expected")
@@ -117,13 +128,21 @@ def off(raw: bytes) -> Mesh:
     points = np.array(words[3:end], np.float64).reshape(corners, 3)
     triangles, at = [], end
     for _ in range(faces):
-        n = int(words[at])
+        n = _length(words[at])
         face = [int(i) for i in words[at + 1 : at + 1 + n]]
         if len(face) < n:
             raise BadImage(f"it ends within its {faces} faces")
         triangles += [(face[0], face[i], face[i + 1]) for i in range(1, n - 1)]  # a fan
         at += 1 + n
     return _mesh(points, triangles)
+
+
+def _length(said: Any) -> int:
+    """How many corners a face says it has: with a negative number a reader would go back, and never come to an end."""
+    n = int(said)
+    if not 0 <= n <= MOST_CORNERS:
+        raise BadImage(f"it has a face of {n} corners: at most {MOST_CORNERS} are read")
+    return n
 
 
 def _mesh(points: np.ndarray, triangles: list[tuple[int, int, int]]) -> Mesh:
@@ -140,6 +159,8 @@ def ply(raw: bytes) -> np.ndarray | Mesh:
         raise BadImage("it begins without 'ply', or its header has no end")
     header = raw[:end].decode("ascii").split("\n")
     body = raw[raw.index(b"\n", end) + 1 :]
+    if end > MOST_HEADER:
+        raise BadImage(f"its header has {end:,} bytes; at most {MOST_HEADER:,} are read")
     form = ""
     elements: list[tuple[str, int, list[list[str]]]] = []
     for line in header:
@@ -152,7 +173,9 @@ def ply(raw: bytes) -> np.ndarray | Mesh:
             elements[-1][2].append(words[1:])
     if form not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise BadImage(f"its format is '{form}': ascii, binary_little_endian or binary_big_endian expected")
-    if sum(count * len(properties) for _, count, properties in elements) > MOST:
+    if any(count < 0 for _, count, _ in elements):
+        raise BadImage("it claims a negative number of elements")
+    if sum(count * max(1, len(properties)) for _, count, properties in elements) > MOST:
         raise BadImage("it claims more numbers than are read of one file")
     reader = _PlyText(body) if form == "ascii" else _PlyBytes(body, ">" if form.endswith("big_endian") else "<")
     points, triangles = None, []
@@ -175,6 +198,7 @@ class _PlyText:
     """The elements of a body of text, one after the other."""
 
     def __init__(self, body: bytes):
+        _check_words(body)
         self.words, self.at = body.decode("ascii").split(), 0
 
     def element(self, count: int, properties: list[list[str]]) -> dict[str, Any]:
@@ -187,7 +211,7 @@ class _PlyText:
         rows: dict[str, list[Any]] = {p[-1]: [] for p in properties}
         for _ in range(count):
             for p in properties:
-                n = int(self.words[self.at]) if p[0] == "list" else 1
+                n = _length(self.words[self.at]) if p[0] == "list" else 1
                 self.at += p[0] == "list"
                 values = [float(x) for x in self.words[self.at : self.at + n]]
                 if len(values) < n:
@@ -212,7 +236,7 @@ class _PlyBytes:
         made: dict[str, list[Any]] = {p[-1]: [] for p in properties}
         for _ in range(count):
             for p in properties:
-                n = int(self._take(p[1], 1)[0]) if p[0] == "list" else 1
+                n = _length(self._take(p[1], 1)[0]) if p[0] == "list" else 1
                 values = self._take(p[2] if p[0] == "list" else p[0], n)
                 made[p[-1]].append(values.tolist() if p[0] == "list" else values[0])
         return made
@@ -227,7 +251,9 @@ class _PlyBytes:
 def read_h5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays of these names that an HDF5 file has.
 
-    Raises: UserError: no h5py, no such file, or no HDF5.
+    Links are refused, as are data sets whose numbers lie in other files, and more than MAX_DECODED bytes.
+
+    Raises: UserError: no h5py, no such file, or no HDF5; an array that is refused.
     """
     try:
         import h5py
@@ -235,6 +261,21 @@ def read_h5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is HDF5, and Python finds no h5py: pip install 'mae_jax[points]'.") from None
     try:
         with h5py.File(path, "r") as file:
-            return {name: np.asarray(file[name]) for name in names if name in file}
-    except OSError as error:
+            return {name: _h5_array(h5py, file, name) for name in names if file.get(name, getlink=True) is not None}
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as HDF5: {error}.") from error
+
+
+def _h5_array(h5py: Any, file: Any, name: str) -> np.ndarray:
+    """One data set. Raises ValueError for what lies elsewhere, or is too large."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"'{name}' is a link, which may lead to another file; copy the data set into this one")
+    stored = file[name]
+    if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "biuf":
+        raise ValueError(f"'{name}' is no array of numbers")
+    if stored.external or stored.is_virtual:
+        raise ValueError(f"the numbers of '{name}' lie in other files; copy the data set into this one")
+    packed, full = stored.id.get_storage_size(), stored.size * stored.dtype.itemsize
+    if full > MAX_DECODED or full > H5_FREE + H5_RATIO * packed:
+        raise ValueError(f"'{name}' claims {full:,} bytes, of which the file holds {packed:,}: not read")
+    return np.asarray(stored)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from mae_jax.data.libraries import library
-from mae_jax.data.limits import BadImage, check_size
+from mae_jax.data.limits import MAX_DECODED, BadImage, check_size, open_image
 
 _MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # classic and BigTIFF, both byte orders
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES = 256, 257, 258, 274, 277  # tags of TIFF 6.0
@@ -33,7 +33,7 @@ def stored_size(data: bytes) -> tuple[int, int, int]:
             page = file.pages[0]
             h, w, orientation = page.imagelength, page.imagewidth, _turn(page)
     else:
-        with Image.open(io.BytesIO(data)) as picture:
+        with open_image(data) as picture:
             tags = picture.tag_v2  # type: ignore[attr-defined]
             h, w, orientation = tags[_HEIGHT], tags[_WIDTH], tags.get(_ORIENTATION, 1)
     check_size(h, w)
@@ -74,6 +74,9 @@ def _page(page) -> np.ndarray:
     if page.photometric.name not in ("MINISBLACK", "RGB"):
         raise BadImage(f"it is a TIFF of {page.photometric.name} pixels with several pages or bands or of deep colour; "
                        "MINISBLACK and RGB are read")  # fmt: skip
+    check_size(page.imagelength, page.imagewidth)  # of each page anew: they may differ
+    if page.imagedepth != 1 or not 0 < page.nbytes <= MAX_DECODED:
+        raise BadImage(f"its page claims {page.nbytes:,} bytes, over the limit of {MAX_DECODED:,} (MAX_DECODED)")
     image = page.asarray()
     if page.axes == "YX":
         return image[..., None]

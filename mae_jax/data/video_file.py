@@ -16,6 +16,13 @@ from mae_jax.data.video import Video
 
 GUESSED = ("avi",)  # containers that store no times of presentation: where frames are reordered, FFmpeg guesses them
 GAP = 16  # frames that cost less to decode than to jump over to the next key frame
+MAX_FRAMES = 10_000_000  # packets of one file
+# What FFmpeg may take a file for. Left out are the lists of other files and addresses that it would follow (HLS, DASH,
+# concat, SDP, image sequences), whatever a file is called.
+CONTAINERS = (
+    "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg",
+    "asf", "gif", "h264", "hevc", "m4v", "ivf", "nut", "dv", "rm", "wtv", "mxf", "y4m", "yuv4mpegpipe", "swf", "obu",
+)  # fmt: skip
 LACKING = (1.0, 0.1)  # seconds, or share if that is less, by which a file may end before its header says it does
 
 
@@ -75,7 +82,10 @@ class VideoFile(Video):
     def _open(self) -> None:
         """Open the file, or open it anew at its start."""
         data = io.BytesIO(self.data) if isinstance(self.data, bytes) else os.path.abspath(self.data)
-        self._container = self._av.open(data)
+        if not isinstance(self.data, bytes) and os.path.exists(data) and not os.path.isfile(data):
+            raise BadImage("it is no plain file")
+        whitelist = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+        self._container = self._av.open(data, options=whitelist)
         if not self._container.streams.video:
             raise BadImage("it holds no video")
         self._stream = self._container.streams.video[0]
@@ -91,6 +101,8 @@ class VideoFile(Video):
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == stream.index and (packet.size or packet.dts is not None):
                 packets += 1
+                if packets > MAX_FRAMES:
+                    raise BadImage(f"it has more than {MAX_FRAMES:,} frames")
                 if packet.size:  # an empty one stands for the frame before it
                     found.append((packet.pts, packet.is_keyframe, not packet.is_discard))
         self._check_whole(packets, end)
@@ -174,6 +186,7 @@ class VideoFile(Video):
         """Upright uint8 [h, w, 3]."""
         if frame.is_corrupt:
             raise BadImage("it is damaged: the decoder could make up a frame only in part")
+        check_size(frame.height, frame.width)  # of each anew: a stream may change its size
         image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
         image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
         if self._size is None:

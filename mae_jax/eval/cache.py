@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array
 
 from mae_jax.core.errors import UserError
+from mae_jax.core.npy import Npz
 from mae_jax.core.types import Batch
 from mae_jax.eval.features import Labelled, Place, check_labelled, check_pairs, checked, kept
 
@@ -228,11 +229,11 @@ def _save(path: Path, name: str, made: list[dict[str, np.ndarray]], first: int, 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with open(path, "rb") as opened, np.load(opened) as file:  # np.load leaves a damaged file open
-            return {name: file[name] for name in ("features", "label", "valid", "position")}
+        file = Npz(path)
+        return {name: file[name] for name in ("features", "label", "valid", "position")}
     except FileNotFoundError:
         problem = "is missing"
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, zlib.error) as error:
         problem = f"is damaged ({error})"
     raise UserError(
         f"the shard {path} of cached features {problem}. Remove {path} and {path.parent / 'done.json'}, and the next "

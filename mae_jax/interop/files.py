@@ -1,25 +1,25 @@
 """Tensors from files, without torch: .safetensors, .npz, and torch's own .pth, .pt, .bin.
 
-Torch's files hold a pickle, which could run anything when it is loaded. Ours is read by an unpickler that imports
-nothing: a handful of torch's names build arrays, every other class (argparse.Namespace, an optimizer, a whole module)
-becomes an inert record.
+Torch's files hold a pickle, which could run anything when it is loaded. Here it is read as data (core/pickles.py): a
+handful of torch's names build arrays, every other class (argparse.Namespace, an optimizer, a whole module) becomes a
+record. No number of a file is believed before it is checked against the file's size (docs/security.md).
 """
 
-import json
 import math
 import os
-import pickle
-import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from mae_jax.core import pickles, plain
+from mae_jax.core.archive import STORED, Archive, is_archive
 from mae_jax.core.errors import UserError
+from mae_jax.core.npy import Npz
+from mae_jax.core.pickles import Name, Record
 
 STATE_DICTS = (
     "model",
@@ -28,6 +28,9 @@ STATE_DICTS = (
     "module",
     "base_model",
 )  # under which a training checkpoint keeps its weights
+MAX_RANK = 32  # axes of a tensor
+VIEWS = 4  # times the file's size that its tensors may take: some are views of one storage (tied weights)
+MAX_DEPTH = 64  # of modules in modules
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 
 _SAFETENSORS = {
@@ -46,14 +49,13 @@ def metadata(path: str | os.PathLike[str]) -> Mapping[str, str]:
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= 100_000_000:
-            return {}
-        try:
-            return json.loads(file.read(length)).get("__metadata__", {})
-        except (ValueError, AttributeError):
-            return {}
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            found = plain.loads(file.read(length) if 0 < length <= plain.MAX_JSON else b"").get("__metadata__", {})
+            return {key: value for key, value in found.items() if isinstance(value, str)}
+    except (ValueError, AttributeError):
+        return {}
 
 
 def read_tensors(path: str | Path, part: str | None = None) -> dict[str, np.ndarray]:
@@ -70,18 +72,16 @@ def read_tensors(path: str | Path, part: str | None = None) -> dict[str, np.ndar
     try:
         if path.suffix == ".safetensors":
             tensors = _safetensors(path)
-        elif not zipfile.is_zipfile(path):
+        elif not is_archive(path):
             raise UserError(
                 f"{path} is no .safetensors, .npz or torch file, or it is cut off. (A torch file from before 1.6 is "
-                f"converted by torch.save(torch.load(f), f).)"
+                f"converted by torch.save(torch.load(f), f), on a machine where its pickle may run.)"
             )
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                tensors = {name: file[name] for name in file.files}
+            tensors = dict(Npz(path))
         else:
             tensors = _state_dict(_torch(path), path, part)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, AttributeError, pickle.UnpicklingError,
-            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}. Is it whole?") from error
     if not tensors:
         raise UserError(f"{path} holds no tensor.")
@@ -99,127 +99,138 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     length = int.from_bytes(data[:8].tobytes(), "little")
     if not 0 < length <= len(data) - 8:
         raise ValueError(f"its header says that it is {length} bytes long")
-    header = json.loads(data[8 : 8 + length].tobytes())
+    if length > plain.MAX_JSON:
+        raise ValueError(f"its header has {length:,} bytes; at most {plain.MAX_JSON:,} are read")
+    header = plain.loads(data[8 : 8 + length].tobytes())
     header.pop("__metadata__", None)
-    body, tensors = data[8 + length :], {}
+    body, places, spans = data[8 + length :], {}, []
     for name, entry in header.items():
         dtype, shape = np.dtype(_SAFETENSORS[entry["dtype"]]), tuple(entry["shape"])
         start, end = entry["data_offsets"]
-        if not 0 <= start <= end <= len(body) or end - start != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"tensor {name} {shape} lies at bytes {start} to {end} of {len(body)}")
-        tensors[name] = body[start:end].view(dtype).reshape(shape).copy()
-    return tensors
+        if len(shape) > MAX_RANK or any(type(n) is not int or not 0 <= n < 2**62 for n in (*shape, start, end)):
+            raise ValueError(f"tensor {name[:80]} has shape {str(shape)[:80]}, offsets {str([start, end])[:80]}")
+        if not start <= end <= len(body) or end - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"tensor {name[:80]} {shape} lies at bytes {start} to {end} of {len(body)}")
+        places[name] = dtype, shape, start, end
+        spans.append((start, end))
+    spans.sort()
+    if any(start < before for (_, before), (start, _) in zip(spans, spans[1:])):
+        raise ValueError("its tensors overlap")
+    return {name: body[a:b].view(dtype).reshape(shape).copy() for name, (dtype, shape, a, b) in places.items()}
 
 
 # torch: a zip of STEM/data.pkl and STEM/data/KEY, the bytes of each storage -----------------------------------------
 
 
-class _Inert:
-    """Stands for an object of any class: keeps its state, does nothing."""
+class _Storages:
+    """The arrays of a torch file's storages, each a view of the mapped file, and the tensors made of them."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, Mapping):
-            self.__dict__.update(state)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
-        return self
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
-
-
-class _Storage:
-    """A storage's element type, as pickles name it."""
-
-    def __init__(self, dtype: Any):
-        self.dtype = np.dtype(dtype)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads data.pkl; `archive` and `root` are the zip and the folder in it."""
-
-    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
-        super().__init__(file, encoding="latin1")
+    def __init__(self, archive: Archive, root: str):
         self.archive, self.root = archive, root
+        self.room = VIEWS * archive.size
+        self._kept: dict[str, memoryview] = {}  # a storage is named anew for each tensor in it
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return _rebuild
-        if module == "torch._utils" and name.startswith("_rebuild_parameter"):
-            return lambda data, *_: data
-        if module in ("torch", "torch.storage") and name in _STORAGES:
-            return _Storage(_STORAGES[name])
-        return _Inert
+    def bytes_of(self, key: str) -> memoryview:
+        if key not in self._kept:
+            name = f"{self.root}/data/{key}"
+            if self.archive.members[name].method != STORED:
+                raise ValueError(f"storage {key[:80]} is compressed, which torch.save does not do")
+            self._kept[key] = self.archive.read(name)
+        return self._kept[key]
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        """A storage: ("storage", type, key, device, number of elements)."""
+    def storage(self, pid: Any) -> np.ndarray:
+        """Of ("storage", type, key, device, number of elements)."""
         _, kind, key, _, count = pid
-        info = self.archive.getinfo(f"{self.root}/data/{key}")
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size < count * kind.dtype.itemsize:
-            raise ValueError(f"storage {key} does not hold its {count} numbers")
-        return np.frombuffer(self.archive.read(info), kind.dtype, count)
+        if not isinstance(key, str) or type(count) is not int:
+            raise ValueError("a storage without a name or a length")
+        if not isinstance(kind, Name) or kind.module not in ("torch", "torch.storage") or kind.name not in _STORAGES:
+            raise ValueError(f"storage {key[:80]} is of no known type")
+        dtype, data = np.dtype(_STORAGES[kind.name]), self.bytes_of(key)
+        if not 0 <= count * dtype.itemsize <= len(data):
+            raise ValueError(f"storage {key[:80]} does not hold its {count} numbers")
+        return np.frombuffer(data, dtype, count) if count else np.zeros(0, dtype)
+
+    def call(self, name: Name, args: tuple) -> Any:
+        """What a torch file's pickle calls: a tensor, a parameter; None for all else."""
+        if name.module != "torch._utils":
+            return None
+        if name.name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
+            tensor = _rebuild(*args)
+            self.room -= tensor.nbytes
+            if self.room < 0:
+                raise ValueError(f"its tensors are together more than {VIEWS} times as large as the file")
+            return tensor
+        return args[0] if name.name.startswith("_rebuild_parameter") else None
 
 
 def _rebuild(storage: np.ndarray, offset: int, shape: Sequence[int], stride: Sequence[int], *_: Any) -> np.ndarray:
     """A tensor is a view of a storage; bounded, so that a crafted file can neither read past it nor blow it up."""
     shape, stride = tuple(shape), tuple(stride)
+    whole = all(type(n) is int and 0 <= n < 2**62 for n in (*shape, *stride, offset))
+    if not isinstance(storage, np.ndarray) or not whole or not len(shape) == len(stride) <= MAX_RANK:
+        # Not what they are, which may be a tuple of tuples of tuples that no screen could hold.
+        raise ValueError("a tensor of shape, strides or offset that are not as many whole numbers of at least 0")
     count = math.prod(shape)
-    if len(shape) != len(stride) or any(n < 0 for n in (*shape, *stride, offset)):
-        raise ValueError(f"a tensor of shape {shape}, strides {stride}, offset {offset}")
+    if not count:
+        return np.zeros(shape, storage.dtype)
     last = offset + sum((n - 1) * s for n, s in zip(shape, stride))
-    if count and (last >= storage.size or count > storage.size):
+    if last >= storage.size or count > storage.size:
         raise ValueError(f"a tensor of shape {shape} and strides {stride} does not fit {storage.size} numbers")
     bytes_ = tuple(s * storage.itemsize for s in stride)
     return np.array(np.lib.stride_tricks.as_strided(storage[offset:], shape, bytes_, writeable=False))
 
 
 def _torch(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        roots = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
-        if len(roots) != 1 or any("constants.pkl" in name for name in archive.namelist()):
-            raise UserError(
-                f"{path} is a zip, but not what torch.save writes (a TorchScript archive is converted by "
-                f"torch.save(torch.jit.load(f).state_dict(), f))."
-            )
-        with archive.open(f"{roots[0]}/data.pkl") as file:
-            return _Unpickler(file, archive, roots[0]).load()
+    archive = Archive(path)
+    roots = [name.removesuffix("/data.pkl") for name in archive.members if name.endswith("/data.pkl")]
+    if len(roots) != 1 or any("constants.pkl" in name for name in archive.members):
+        raise UserError(
+            f"{path} is a zip, but not what torch.save writes (a TorchScript archive is converted by "
+            f"torch.save(torch.jit.load(f).state_dict(), f))."
+        )
+    root = roots[0]
+    if f"{root}/byteorder" in archive.members and bytes(archive.read(f"{root}/byteorder")) != b"little":
+        raise ValueError("its numbers are in the byte order of another machine (big-endian)")
+    size = archive.members[f"{root}/data.pkl"].size
+    if size > pickles.MAX_BYTES:
+        raise ValueError(f"its pickle has {size:,} bytes; at most {pickles.MAX_BYTES:,} are read")
+    storages = _Storages(archive, root)
+    return pickles.load(archive.read(f"{root}/data.pkl"), storages.call, storages.storage)
 
 
 def _state_dict(content: Any, path: Path, part: str | None) -> dict[str, np.ndarray]:
     """The tensors of whatever a torch file holds: a state dict, a checkpoint with one inside, a whole module."""
-    if isinstance(content, _Inert):
-        return dict(_module_tensors(content))
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, no state dict.")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, np.ndarray)}
-    if part is None and (tensors or not content):
-        return tensors
-    part = part or next((key for key in STATE_DICTS if key in content), "")
-    if part not in content:
-        raise UserError(f"{path} holds {', '.join(map(str, content))}, and none of them is known to be the weights.")
-    return _state_dict(content[part], path, None)
+    for _ in range(MAX_DEPTH):
+        if isinstance(content, Record):
+            return dict(_module_tensors(content))
+        if not isinstance(content, Mapping):
+            raise UserError(f"{path} holds a {type(content).__name__}, no state dict.")
+        plain_keys = {str(key): x for key, x in content.items() if isinstance(key, str | int)}
+        tensors = {key: x for key, x in plain_keys.items() if isinstance(x, np.ndarray)}
+        if part is None and (tensors or not content):
+            return tensors
+        part = part or next((key for key in STATE_DICTS if key in content), "")
+        if part not in content:
+            there = ", ".join(key[:40] for key in list(plain_keys)[:20])
+            raise UserError(f"{path} holds {there}, and none of them is known to be the weights.")
+        content, part = content[part], None
+    raise UserError(f"{path} holds state dicts in state dicts, without an end.")
 
 
-def _module_tensors(module: _Inert, prefix: str = ""):
+def _module_tensors(module: Record, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
     """(name, tensor) of a pickled torch module, as its state_dict() would name them."""
+    if depth > MAX_DEPTH:
+        raise ValueError("its modules hold each other, without an end")
+    state = module.state if isinstance(module.state, Mapping) else {}
     for kind in ("_parameters", "_buffers"):
-        for name, value in getattr(module, kind, {}).items():
+        for name, value in _entries(state, kind):
             if isinstance(value, np.ndarray):
                 yield prefix + name, value
-    for name, child in getattr(module, "_modules", {}).items():
-        if isinstance(child, _Inert):
-            yield from _module_tensors(child, f"{prefix}{name}.")
+    for name, child in _entries(state, "_modules"):
+        if isinstance(child, Record):
+            yield from _module_tensors(child, f"{prefix}{name}.", depth + 1)
+
+
+def _entries(state: Mapping[Any, Any], kind: str) -> list[tuple[str, Any]]:
+    found = state.get(kind)
+    return [(str(k), x) for k, x in found.items() if isinstance(k, str)] if isinstance(found, Mapping) else []

@@ -6,8 +6,6 @@ file's seed (`rule_weight`).
 """
 
 import dataclasses
-import json
-import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from mae_jax.core import plain
+from mae_jax.core.archive import is_archive
 from mae_jax.core.errors import UserError
+from mae_jax.core.npy import Npz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +88,14 @@ def read(path: str | Path) -> Golden:
     """
     if not Path(path).exists():
         raise UserError(f"There is no file {path}.")
-    if not zipfile.is_zipfile(path):
+    if not is_archive(Path(path)):
         raise UserError(f"{path} is no golden file: it is not an .npz archive, or it is cut off.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = dict(Npz(Path(path)))
+    except (OSError, ValueError, zlib.error) as error:
         raise UserError(f"{path} cannot be read as a golden file (an .npz of plain arrays): {error}") from error
     try:
-        meta = json.loads(str(arrays["meta"]))
+        meta = plain.loads(str(arrays["meta"]))
         shapes, seed = meta["weights"], int(meta.get("seed", 0))
         stored = _part(arrays, "w/")
         weights = {name: stored[name] if name in stored else rule_weight(name, shapes[name], seed) for name in shapes}

@@ -6,13 +6,19 @@ What a config's method.name may be:
                                 (entry-point group "mae_jax.methods")
     "path/to/file.py[:Class]"   a Python file anywhere
     "package.module[:Class]"    a module that Python can import
+
+The last two are code. A config that is data (a run's config.json, a weights file) may name them as well; they are run
+then only if the user ran them before or names them anew (`check_known`).
 """
 
 import functools
+import hashlib
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,15 +50,15 @@ def get(name: str) -> type[Method]:
       UserError: no such method, file, module or class.
     """
     place, _, wanted = name.partition(":")
-    if is_file(name):
-        return _class(_from_file(Path(place).expanduser().absolute()), name, wanted)
-    if "." in place:
-        return _class(_imported(place), name, wanted)
+    if is_file(name) or "." in place:
+        found = _from_file(Path(place).expanduser().absolute()) if is_file(name) else _imported(place)
+        _remember(name)
+        return _class(found, name, wanted)
     if name in names():
         return _class(importlib.import_module(f"{__name__}.{name}"), name, "")
     if name in (points := offered()):
-        found = points[name].load()
-        return _class(found, name, "") if isinstance(found, ModuleType) else _checked(found, name)
+        offer = points[name].load()
+        return _class(offer, name, "") if isinstance(offer, ModuleType) else _checked(offer, name)
     raise UserError(
         f"unknown method '{name}'. {nearest(name, [*names(), *points])} `mae_jax list` shows all; a method of your own "
         f"is named by its file, as method.name=path/to/file.py."
@@ -63,6 +69,63 @@ def is_file(name: str) -> bool:
     """Whether a method.name means a file rather than a module or a method of this package."""
     place = name.partition(":")[0]
     return place.endswith(".py") or "/" in place
+
+
+def check_known(config: Any, where: str, overrides: Sequence[str] = ()) -> None:
+    """Raise UserError where a config that is data names a method that is code, and nobody has said that it may run.
+
+    It may where it ran before: the same file with the same content, or the same module, for the same user on the same
+    machine (`_ran`); or where an override names it.
+
+    Args:
+      config: a nested dict; whatever else it is, others complain of. where: what names it in messages.
+    """
+    section = config.get("method") if isinstance(config, Mapping) else None
+    name = section.get("name") if isinstance(section, Mapping) else None
+    if not isinstance(name, str) or not (is_file(name) or "." in name) or _identity(name) in _ran():
+        return
+    if not any(text.startswith("method.name=") for text in overrides):
+        raise UserError(
+            f"{where} names the method '{name}', which is Python code, and it never ran here: a config that is data "
+            f"starts no code. Read that code; if it may run, name it yourself: --config.method.name={name}"
+        )
+
+
+def _identity(name: str) -> str:
+    """Of code: a file by its place and content, a module by its name."""
+    place = name.partition(":")[0]
+    if not is_file(name):
+        return f"module {place}"
+    path = Path(place).expanduser().absolute()
+    content = path.read_bytes() if path.is_file() and path.stat().st_size < 1 << 24 else b""
+    return hashlib.sha256(bytes(path) + b"\0" + content).hexdigest()
+
+
+def _known_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mae_jax" / "methods_that_ran.txt"
+
+
+def _ran() -> set[str]:
+    try:
+        return {*_this_process, *_known_file().read_text().splitlines()}
+    except (OSError, ValueError):
+        return _this_process
+
+
+def _remember(name: str) -> None:
+    identity = _identity(name)
+    if identity in _ran():
+        return
+    _this_process.add(identity)
+    try:
+        _known_file().parent.mkdir(parents=True, exist_ok=True)
+        with _known_file().open("a") as file:
+            file.write(identity + "\n")
+    except OSError:
+        pass  # then it must be named each time
+
+
+_this_process: set[str] = set()
 
 
 def settled(name: str) -> str:

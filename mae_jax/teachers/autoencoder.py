@@ -5,14 +5,13 @@ the parameters of its newest good checkpoint; a native .safetensors or an .npz h
 `spec.network` has is read: of a teacher that is run up to a block, neither what lies above it nor the decoder.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mae_jax.core import tree
+from mae_jax.core import plain, tree
 from mae_jax.core.errors import UserError
 from mae_jax.interop.files import metadata, read_tensors
 from mae_jax.interop.mae import autoencoder_rules
@@ -70,10 +69,14 @@ def _ours(path: Path, tensors: dict[str, np.ndarray], wanted: dict[str, Any]) ->
 def _check_config(path: Path, spec: FrozenSpec) -> None:
     """Raise UserError on what the arrays' shapes cannot tell and the file's config does: heads and patch."""
     if path.is_dir():
-        config = json.loads((path / "config.json").read_text()) if (path / "config.json").is_file() else {}
+        config = plain.read_json(path / "config.json") if (path / "config.json").is_file() else {}
     else:
-        config = json.loads(metadata(path).get("config", "{}"))
-    said, net = config.get("method", {}), spec.network
+        try:
+            config = plain.loads(metadata(path).get("config", "{}"))
+        except ValueError as error:
+            raise UserError(f"the config in {path} cannot be read: {error}.") from None
+    said, net = config.get("method") if isinstance(config, dict) else None, spec.network
+    said = said if isinstance(said, dict) else {}
     heads = {"heads": net.encoder.shape.heads}
     if net.decoder is not None:
         heads["decoder_heads"] = net.decoder.shape.heads

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import jax
-
+from mae_jax.core.mesh import share as mesh_share
 from mae_jax.data import pipeline
 from mae_jax.data.sources import Source
 from mae_jax.train.build import Run
@@ -61,7 +60,8 @@ def eval_pass(run: Run, source: Source) -> tuple[int, int]:
 def share(run: Run) -> dict[str, Any]:
     """Which rows this process computes, and with what."""
     data = run.config.data
+    own = mesh_share(run.mesh)
     return {
-        "process_index": jax.process_index(), "process_count": jax.process_count(),
+        "process_index": own.index, "process_count": own.count,
         "workers": data.workers, "memory_mb": data.memory_mb, "max_bad": data.max_bad,
     }  # fmt: skip

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import jax
 
 from mae_jax.config import FREE_DATA, differences
+from mae_jax.core.chips import mfu
 from mae_jax.core.errors import UserError
-from mae_jax.core.exits import DONE, GIVEN_UP, INTERRUPTED, RESTART
+from mae_jax.core.exits import DONE, FAILED, GIVEN_UP, INTERRUPTED, RESTART
 from mae_jax.core.mesh import replicated
 from mae_jax.data.batches import Problems
 from mae_jax.data.pipeline import fingerprint
@@ -23,7 +24,7 @@ from mae_jax.train import rollback
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, Restored, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
-from mae_jax.train.hardware import mfu
+from mae_jax.train.full_disk import replace_text, skipped
 from mae_jax.train.hosts import Hosts
 from mae_jax.train.numbers import Numbers, Record, order_at
 from mae_jax.train.parity import Parity
@@ -40,6 +41,7 @@ from mae_jax.train.warm_start import warm_start
 from mae_jax.train.watchdog import Watchdog
 from mae_jax.train.writers import Writers
 
+AGAIN = "When there is room, the same command goes on from the newest checkpoint."
 # How the steps end: all are done, a signal, too many bad numbers in a row, copies of the weights that differ.
 End = Literal["done", "stopped", "wrong", "diverged"]
 
@@ -67,7 +69,8 @@ def train(config: Config, workdir: Path, task: Task | None = None, profile: tupl
     """Train to the end of the schedule, or until a signal; resume where `workdir` left off.
 
     Args: profile: steps after the first and up to the second are traced (train/profile.py).
-    Returns: the exit status (core/exits.py): DONE, INTERRUPTED, GIVEN_UP or RESTART.
+    Returns: the exit status (core/exits.py): DONE, INTERRUPTED, GIVEN_UP, RESTART, or FAILED where the last state could
+      not be saved.
     """
     task = task or PRETRAINING
     if config.transfer.task != task.name:
@@ -99,7 +102,9 @@ def attempt(
     """Resume or start, and train until something ends it -> the exit status, or the record of a roll-back: go on."""
     config, lead = run.config, jax.process_index() == 0
     with (
-        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
+        Checkpoints(
+            workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, retry=-(-config.checkpoint.every // 4)
+        ) as checkpoints,
         Preemption() as preemption,
         Hosts(config.guard.heartbeat, lambda: preemption.requested) as hosts,
     ):
@@ -113,13 +118,16 @@ def attempt(
             wandb={"project": config.log.wandb, "name": workdir.name} if config.log.wandb else None,
         )  # fmt: skip
         if lead:
-            (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+            with skipped(f"writing {workdir / 'config.json'}"):
+                replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
             print(summary(run, workdir, source.describe(), start), file=sys.stderr, flush=True)
         numbers = Numbers(config.guard, record, int(state["guard"]["skipped"]))
         loop = Loop(run, workdir, checkpoints, writers, data, source, test, scores, numbers, hosts)
         loop.profile = Profile(profile, workdir, start)
         try:
             state, end = loop.run(state, start)
+            if end in ("done", "stopped"):
+                checkpoints.settle(state)
         finally:
             writers.close()
         if end == "wrong":
@@ -133,14 +141,22 @@ def attempt(
             return RESTART
         if end == "stopped":
             step = int(state["step"])
+            told = (
+                f"its state is lost: {checkpoints.failed} {AGAIN}"
+                if checkpoints.failed
+                else "the same command resumes."
+            )
             print(
-                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; "
-                f"the same command resumes.",
+                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; {told}",
                 file=sys.stderr,
             )
             return INTERRUPTED
+        if checkpoints.failed:
+            print(f"mae_jax: the last step is done, but {checkpoints.failed} {AGAIN}", file=sys.stderr, flush=True)
+            return FAILED
         if lead:
-            plot_run(workdir)
+            with skipped("curves.png"):
+                plot_run(workdir)
         task.report(scores, state, workdir)
     return DONE
 
@@ -210,7 +226,8 @@ class Loop:
                     if done > start + 1:
                         stall.advise(wait)
                 stop = done < total and self.hosts.stops_at(done)
-                if stop or wrong or self.pauses_at(done):
+                owed = self.checkpoints.owed(done, metrics)
+                if stop or wrong or owed or self.pauses_at(done):
                     if due is not None:
                         self.log(*due, progress)
                         due = None
@@ -221,7 +238,7 @@ class Loop:
                         if (saves or due_every(config.guard.parity, done)) and self.differ(done, state):
                             return state, "diverged"
                         self.look(done, state)
-                        if saves:
+                        if saves or owed:
                             self.save(done, state)
                 if stop:
                     return state, "stopped"
@@ -233,7 +250,8 @@ class Loop:
             self.profile.close(before)
             progress.close()
             batches.close()
-            list_problems(self.workdir, batches.problems)
+            with skipped("bad_records.txt"):
+                list_problems(self.workdir, batches.problems)
             self.checkpoints.wait()
         return state, "done"
 
@@ -293,10 +311,12 @@ class Loop:
         batch = spread(self.built, self.test, self.config.log.pictures)
         drawn = self.pictures(state["params"], rest_of(state, self.built.frozen), batch, 0)
         if drawn and jax.process_index() == 0:
-            self.writers.images(step, "reconstruction", save_step(self.built, self.workdir, step, drawn))
+            with skipped(f"the picture of step {step}"):
+                self.writers.images(step, "reconstruction", save_step(self.built, self.workdir, step, drawn))
 
     def save(self, step: int, state: State) -> None:
         """Start saving a checkpoint; `data.position` is the number of the next batch."""
+        self.writers.flush()  # a resumed run goes on from here: its lines up to here must be there
         data = self.data | {"position": step, "guard": self.numbers.to_save()}
         self.checkpoints.save(step, state, data=data, config=self.config.to_dict(), metrics=self.scores)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import jax
 
+from mae_jax.core.chips import peak_flops
 from mae_jax.schema import Optim
 from mae_jax.train.build import Run, part_sizes
-from mae_jax.train.hardware import peak_flops
 from mae_jax.train.schedules import scaled
 
 

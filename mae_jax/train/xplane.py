@@ -134,7 +134,8 @@ class _Sources:
         """The innermost line of the frame and its callers that is ours; else the innermost of all; "" for none."""
         if frame in self._known:
             return self._known[frame]
-        lines, at = [], frame
+        lines: list[tuple[str, int]] = []
+        at = frame
         while 0 < at <= len(self._frames) and len(lines) < 100:
             place = self._places[self._frames[at - 1].get(1, 0) - 1]
             lines.append((self._files[place.get(1, 0) - 1], place.get(3, 0)))

@@ -52,7 +52,7 @@ def opened(
     Raises:
       UserError: nothing there, or weights that do not fit the config.
     """
-    weights = open_weights(source, file=file, step=step, hints=hints)
+    weights = open_weights(source, file=file, step=step, hints=hints, overrides=overrides)
     config = resolve(weights.config, overrides)
     run = build(config)
     weights = fit_positions(weights, run.method)

@@ -1,7 +1,6 @@
 """A published file or folder -> `Weights`: found, hashed, identified, understood, and every tensor accounted for."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mae_jax.core import tree
+from mae_jax.core import plain, tree
 from mae_jax.core.errors import UserError
 from mae_jax.interop.files import read_tensors
 from mae_jax.interop.names import Constant, import_weights
@@ -180,12 +179,15 @@ def _read(file: Path) -> tuple[dict[str, np.ndarray], str, str]:
     if file.suffix != ".json":
         return read_tensors(file), *_hashes(file)
     try:
-        index = json.loads(file.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
+        index = plain.read_json(file)["weight_map"]
+        shards = sorted(set(index.values()))
+        if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
+            raise ValueError("a shard's name leads out of the folder")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is no index of shards ({error}).") from None
     tensors: dict[str, np.ndarray] = {}
-    for shard in sorted(set(index.values())):
-        tensors |= read_tensors(file.parent / Path(shard).name)
+    for shard in shards:
+        tensors |= read_tensors(file.parent / shard)
     missing, more = sorted(set(index) - set(tensors)), sorted(set(tensors) - set(index))
     if missing or more:
         raise UserError(f"{file} and its shards differ in {', '.join([*missing, *more][:4])}: is the folder whole?")
@@ -207,8 +209,7 @@ def _config(folder: Path | None) -> dict[str, Any]:
         return {}
     parts = {}
     for name in ("config.json", "preprocessor_config.json"):
-        try:
-            parts[name] = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
-        except ValueError as error:
-            raise UserError(f"{folder / name} is no JSON: {error}.") from None
+        parts[name] = plain.read_json(folder / name) if (folder / name).is_file() else {}
+        if not isinstance(parts[name], dict):
+            raise UserError(f"{folder / name} holds no object of settings.")
     return parts["config.json"] | {"preprocessor": parts["preprocessor_config.json"]} if parts["config.json"] else {}

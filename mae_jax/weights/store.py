@@ -9,13 +9,15 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import mae_jax
-from mae_jax.core import tree
+from mae_jax import methods
+from mae_jax.core import plain, tree
 from mae_jax.core.errors import UserError
 from mae_jax.interop.files import metadata, read_tensors
 
@@ -92,10 +94,13 @@ def read(path: str | os.PathLike[str]) -> Weights:
             f"{path} is no weights file of mae_jax. `mae_jax convert {path} NEW.safetensors` reads published ones."
         )
     found: dict[str, Any] = {part: {} for part in PARTS} | tree.unflatten(read_tensors(Path(path)))
-    return Weights(
-        json.loads(meta["config"]), found["params"], found["stats"], found["ema"], found["head"] or None,
-        json.loads(meta["info"]), found["extra"],
-    )  # fmt: skip
+    try:
+        config, info = plain.loads(meta["config"]), plain.loads(meta["info"])
+        if info["kind"] not in KINDS or not isinstance(config["method"]["name"], str):
+            raise ValueError(f"kind {info['kind']!r}, or a method without a name")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not say what it is (its header: {type(error).__name__}: {error}).") from None
+    return Weights(config, found["params"], found["stats"], found["ema"], found["head"] or None, info, found["extra"])
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
@@ -110,7 +115,7 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is no run: it has no config.json. Give the workdir of a `mae_jax train`.")
-    config = json.loads(path.read_text())
+    config = plain.read_json(path)
     task = config.get("transfer", {}).get("task", "none")
     if task != "none":  # a finished run of fine-tuning is the classifier that it wrote
         model = Path(workdir) / "model.safetensors"
@@ -186,7 +191,12 @@ def learned_positions(table: Any, old: Any, new: Any, rows: int, dim: int) -> np
 
 
 def open_weights(
-    source: str | os.PathLike[str], *, file: str | None = None, step: int | None = None, hints: Any = None
+    source: str | os.PathLike[str],
+    *,
+    file: str | None = None,
+    step: int | None = None,
+    hints: Any = None,
+    overrides: Sequence[str] = (),
 ) -> Weights:
     """Weights from a workdir, a native file, a published file or folder, or a catalogue name.
 
@@ -195,10 +205,18 @@ def open_weights(
       file: where a published file lies; nothing is downloaded.
       step: of a workdir's checkpoint.
       hints: what a published file does not say of itself (weights/hints.py: Hints).
+      overrides: of this command: a method of the user's own that they name may run (methods.check_known).
 
     Raises:
-      UserError: nothing there, or nothing that is known; a published file that is not what its name says.
+      UserError: nothing there, or nothing that is known; a published file that is not what its name says; a method
+        that is code and never ran here.
     """
+    weights = _opened(source, file, step, hints)
+    methods.check_known(weights.config, str(file or source), overrides)
+    return weights
+
+
+def _opened(source: str | os.PathLike[str], file: str | None, step: int | None, hints: Any) -> Weights:
     from mae_jax.weights import catalog
 
     name = str(source)

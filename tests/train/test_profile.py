@@ -3,19 +3,21 @@
 import gzip
 import json
 import re
+import shutil
 from collections import defaultdict
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 from jax.profiler import ProfileData
+from jax.sharding import NamedSharding, PartitionSpec
 from tiny_runs import tiny
 
 from mae_jax.commands.main import main
 from mae_jax.core.errors import UserError
-from mae_jax.train.build import build
 from mae_jax.train.loop import train
-from mae_jax.train.profile import parse_span, top_ops, where
+from mae_jax.train.profile import Profile, parse_span, top_ops, where
+from mae_jax.train.progress import Progress
 from mae_jax.train.xplane import Op, Origin, fields, origins, read_ops
 
 
@@ -62,22 +64,61 @@ def test_the_table_adds_up():
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory):
-    """A run of which steps 2:5 are traced -> (config, workdir, what it printed)."""
-    import contextlib
-    import io
+def small(tmp_path_factory):
+    """Three calls of a small program on four devices -> (its trace, its text)."""
+    directory = tmp_path_factory.mktemp("trace")
+    rows = NamedSharding(jax.make_mesh((4,), ("data",), devices=jax.devices()[:4]), PartitionSpec("data"))
 
-    workdir, said = tmp_path_factory.mktemp("profile") / "run", io.StringIO()
-    config = tiny("train.steps=5", "log.pictures_every=4")
-    with contextlib.redirect_stdout(said):
-        assert train(config, workdir, profile=(2, 5)) == 0
-    return config, workdir, said.getvalue()
+    def layer(x, w):
+        with jax.named_scope("mlp"):
+            return jnp.tanh(x @ w), None
+
+    def loss(w, x):
+        with jax.named_scope("net"):
+            return jnp.sum(jax.lax.scan(layer, x, w)[0] ** 2)
+
+    w = jax.device_put(jnp.ones((3, 8, 8)), NamedSharding(rows.mesh, PartitionSpec()))
+    x = jax.device_put(jnp.ones((16, 8)), rows)
+    step = jax.jit(jax.value_and_grad(loss)).lower(w, x).compile()
+    jax.profiler.start_trace(directory)
+    for _ in range(3):
+        jax.block_until_ready(step(w, x))
+    jax.profiler.stop_trace()
+    (trace,) = directory.rglob("*.xplane.pb")
+    return trace, step.as_text()
 
 
-@pytest.fixture(scope="module")
-def ops(traced):
-    (trace,) = session(traced[1], "steps_2_5").glob("*.xplane.pb")
-    return read_ops(trace)
+def test_times_are_those_of_jax(small):
+    """Of operations that hold no others: the durations that XLA's own converter wrote for the trace viewer."""
+    trace, _ = small
+    viewer = trace.with_name(trace.name.replace("xplane.pb", "trace.json.gz"))
+    theirs = defaultdict(float)
+    for event in json.loads(gzip.decompress(viewer.read_bytes()))["traceEvents"]:
+        if (args := event.get("args", {})) and "hlo_op" in args:
+            theirs[args["hlo_module"], args["hlo_op"]] += event["dur"] * 1e3  # microseconds
+    ours = {(op.program, op.name): op for op in read_ops(trace)}
+    assert ours.keys() == theirs.keys() and len(ours) > 5
+    loops = [key for key in ours if key[1].startswith("while")]
+    assert len(loops) == 2  # forward and backward: what is inside them is not counted twice
+    for key, op in ours.items():
+        if key in loops:
+            assert 0 <= op.ns < theirs[key]
+        else:
+            assert op.ns == pytest.approx(theirs[key], rel=1e-3, abs=200), key
+    calls = {op.calls for op in ours.values() if op.name.startswith("dot")}
+    assert calls <= {3 * 4, 3 * 4 * 3} and calls  # calls x devices, inside the scan x 3 layers
+
+
+def test_origins_are_those_of_the_program(small):
+    """The scopes of every instruction, from XLA's own text of the program."""
+    trace, printed = small
+    (found,) = [names for program, names in origins(trace.read_bytes()).items() if "loss" in program]
+    theirs = dict(re.findall(r'%([\w.\-]+) = [^\n]*metadata=\{op_name="([^"]+)"', printed))
+    both = theirs.keys() & found.keys()
+    assert len(both) > 10
+    assert {name: found[name].op_name for name in both} == {name: theirs[name] for name in both}
+    named = {where(op.origin.op_name) for op in read_ops(trace)}
+    assert ("net/mlp", "") in named and ("net/mlp", "backward") in named
 
 
 def session(workdir, name):
@@ -90,57 +131,30 @@ def annotated(path):
     return [dict(event.stats)["step_num"] for event in events if event.name == "train"]
 
 
-def test_the_steps_asked_for_are_traced(traced, ops):
-    _, workdir, said = traced
+def test_the_steps_asked_for_are_traced_and_a_run_goes_on_inside_them(tmp_path, capsys):
+    config, workdir = tiny("train.steps=5", "checkpoint.every=3", "method.depth=1"), tmp_path / "run"
+    assert train(config, workdir, profile=(2, 5)) == 0
+    said = capsys.readouterr().out
     (trace,) = session(workdir, "steps_2_5").glob("*.xplane.pb")
     assert sorted(annotated(trace)) == [2, 3, 4]
     assert said.startswith("profile of steps 2:5\n") and "Encoder/blocks/Block" in said
     assert (trace.parent / "top_ops.txt").read_text() == said[: said.index("\n  trace: ") + 1]
-    assert not list(workdir.glob(".profile_*"))
-    steps = [op for op in ops if op.program == "jit_step"]
-    assert {op.calls for op in steps if op.name.startswith("dot")} == {3 * jax.device_count()}
+    assert any(re.fullmatch(r"mae_jax/train/step.py:\d+", op.origin.source) for op in read_ops(trace))
 
-
-def test_times_are_those_of_jax(traced, ops):
-    """Of operations that hold no others: the durations that XLA's own converter wrote for the trace viewer."""
-    (trace,) = session(traced[1], "steps_2_5").glob("*.xplane.pb")
-    written = json.loads(gzip.decompress(trace.with_name(trace.name.replace("xplane.pb", "trace.json.gz")).read_bytes()))
-    theirs = defaultdict(float)
-    for event in written["traceEvents"]:
-        if (args := event.get("args", {})) and "hlo_op" in args:
-            theirs[args["hlo_module"], args["hlo_op"]] += event["dur"] * 1e3  # microseconds
-    ours = {(op.program, op.name): op.ns for op in ops}
-    assert ours.keys() == theirs.keys() and len(ours) > 100
-    leaves = [key for key in ours if not key[1].startswith(("while", "call", "conditional", "fusion"))]
-    for key in leaves:
-        assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=200), key
-    assert all(ours[key] <= theirs[key] * 1.001 + 200 for key in ours)
-
-
-def test_origins_are_those_of_the_program(traced):
-    """The scopes of every instruction, from XLA's own text of the program."""
-    config, workdir, _ = traced
-    (trace,) = session(workdir, "steps_2_5").glob("*.xplane.pb")
-    found = origins(trace.read_bytes())["jit_step"]
-    run = build(config)
-    images = jax.ShapeDtypeStruct((16, 8, 8, 1), np.uint8)
-    printed = run.step.lower(run.shapes, {}, {"image": images}, run.method.plan(0)).compile().as_text()
-    theirs = dict(re.findall(r'%([\w.\-]+) = [^\n]*metadata=\{op_name="([^"]+)"', printed.replace("\\'", "'")))
-    both = theirs.keys() & found.keys()
-    assert len(both) > 500
-    assert {name: found[name].op_name for name in both} == {name: theirs[name] for name in both}
-    assert any(re.fullmatch(r"mae_jax/train/step.py:\d+", origin.source) for origin in found.values())
-
-
-def test_a_run_goes_on_inside_the_span(traced, tmp_path, capsys):
-    """What is left of the span is traced; a run past it goes on: a launcher starts the same command again."""
-    workdir = tmp_path / "run"
-    assert train(tiny("train.steps=3"), workdir, profile=None) == 0
-    assert train(tiny("train.steps=5"), workdir, profile=(2, 5)) == 0
+    shutil.rmtree(workdir / "checkpoints/5")  # as if the run had been killed after step 4
+    assert train(config, workdir, profile=(2, 5)) == 0
     (trace,) = session(workdir, "steps_3_5").glob("*.xplane.pb")
     assert sorted(annotated(trace)) == [3, 4] and "profile of steps 3:5" in capsys.readouterr().out
-    assert train(tiny("train.steps=6"), workdir, profile=(2, 5)) == 0
-    assert "past --profile=2:5" in capsys.readouterr().out and len(list(session(workdir, "").iterdir())) == 1
+    assert not list(workdir.glob(".profile_*"))
+
+
+def test_a_run_past_its_span_goes_on(tmp_path, capsys):
+    """A launcher starts the same command again: that must not be refused."""
+    profile = Profile((2, 5), tmp_path, start=5)
+    assert "past --profile=2:5" in capsys.readouterr().out
+    profile.at(5, None, Progress(6, active=False))
+    profile.close(None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_broken_message_is_a_value_error():

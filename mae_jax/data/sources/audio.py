@@ -1,7 +1,6 @@
 """Audio files: class folders, Speech Commands, ESC-50, and tables with several labels for a file (AudioSet)."""
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.core.plain import read_json
 from mae_jax.data.audio import EXTENSIONS, read, soundfile
+from mae_jax.data.limits import read_file
 from mae_jax.data.sources.base import Source, Spec, held_out, label_phrase, number_labels, split_name
 from mae_jax.data.sources.folder import TEST_FOLDERS, Folder, class_labels, class_names, files_below
 from mae_jax.data.sources.names import Names
@@ -149,8 +150,7 @@ class AudioFiles(Source):
         return os.path.join(self.root, self.name(i))
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        with open(self.where(i), "rb") as file:
-            waveform, rate = read(file.read())
+        waveform, rate = read(read_file(self.where(i)))
         label = self.labels[i]
         return {"waveform": waveform, "rate": rate, "label": label if self.multilabel else int(label)}
 
@@ -165,7 +165,7 @@ def _packed(names: Iterable[str]) -> Names:
 
 def _json_rows(path: Path) -> Iterator[Row]:
     try:
-        data = json.loads(path.read_text())["data"]
+        data = read_json(path, 256 << 20)["data"]
         for datum in data:
             yield Row(str(datum["wav"]), _parts(str(datum["labels"])))
     except (ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) in the files that their author published."""
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from mae_jax.core import pickles
 from mae_jax.core.errors import UserError
+from mae_jax.data.limits import BadImage, read_file
 from mae_jax.data.sources.base import Arrays, Source, Spec, split_name
 from mae_jax.data.sources.raw import Layout, RawImages, check_labels, find_folder, read_names, rows
-from mae_jax.data.sources.unpickle import ArrayUnpickler
 
 SHAPE, AXES = (3, 32, 32), (1, 2, 0)  # channel planes, each row by row
+BATCH_BYTES = 256 << 20  # of a file of the python version; CIFAR-100's largest has 155 MB
 COARSE = 20  # superclasses of CIFAR-100
 
 
@@ -120,24 +121,32 @@ def _batch(path: Path, key: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(pixels uint8 [n, 3072], labels [n]) of a file of the python version."""
     batch = _unpickle(path)
     pixels, labels = batch.get("data"), batch.get(key)
+    try:
+        pixels = pickles.as_array(pixels)
+    except ValueError as error:
+        raise UserError(f"{path} has no 'data' of uint8 [n, 3072] ({error}): it is no batch of CIFAR.") from error
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
         raise UserError(f"{path} has no 'data' of uint8 [n, 3072]: it is no batch of CIFAR.")
     if not isinstance(labels, Sequence) or len(labels) != len(pixels):
         raise UserError(f"{path} holds {len(pixels)} images and no '{key}' of that length.")
+    if not all(type(label) is int and abs(label) < 2**31 for label in labels):
+        raise UserError(f"{path} holds labels that are no whole numbers: it is no batch of CIFAR.")
     return pixels, check_labels(np.asarray(labels, np.int64), count, path)
 
 
 def _names(path: Path, key: str, count: int) -> tuple[str, ...]:
     if not path.is_file():
         return tuple(str(c) for c in range(count))
-    return tuple(str(name) for name in _unpickle(path).get(key, range(count)))
+    names = _unpickle(path).get(key, [str(c) for c in range(count)])
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} should hold the {count} names of classes in '{key}': it is damaged, or another file.")
+    return tuple(names)
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = ArrayUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        content = pickles.load(read_file(path, BATCH_BYTES))
+    except (BadImage, ValueError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}). It is cut off, or no file of "
                         "CIFAR's python version; the binary version needs no pickle.") from error  # fmt: skip
     if not isinstance(content, dict):

@@ -9,6 +9,7 @@ import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.base import Source, Spec, held_out, label_phrase, split_name
+from mae_jax.data.sources.npz import member, members
 
 
 class RawGraph(NamedTuple):
@@ -106,8 +107,7 @@ class GraphsNpz(Spec):
         if not path.is_file():
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise UserError(f"data.path={path}: there is no such file. {nearest(path.name, beside)}")
-        with np.load(path, allow_pickle=False) as file:
-            held = {key: file[key] for key in file.files}
+        held = {key: np.asarray(member(path, key)) for key in members(path)}
         missing = [key for key in ("nodes", "edges") if key not in held]
         if missing:
             raise UserError(f"{path} holds {', '.join(held)}, but no '{missing[0]}' (GraphsNpz says which arrays).")

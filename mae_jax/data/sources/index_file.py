@@ -2,11 +2,13 @@
 
 import os
 import tempfile
-import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from mae_jax.core.npy import Npz
 
 
 def home() -> Path:
@@ -17,9 +19,8 @@ def home() -> Path:
 def load(place: Path) -> dict[str, np.ndarray]:
     """The arrays of an index; {} from a file that is not there or not whole: it is made anew."""
     try:
-        with np.load(place, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return dict(Npz(place))
+    except (OSError, ValueError, zlib.error):
         return {}
 
 

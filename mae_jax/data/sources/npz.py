@@ -1,12 +1,13 @@
 """Images in one .npz or .npy file."""
 
-import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mae_jax.core import npy
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.base import Arrays, Source, Spec, held_out, split_name
 
@@ -114,10 +115,7 @@ class ArrayFile(Arrays):
 
 def open_array(path: Path, key: str) -> np.ndarray:
     """The array of images, checked: mapped where the file allows it, else read."""
-    if path.suffix == ".npy":
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    else:
-        array = member(path, key)
+    array = whole(path) if path.suffix == ".npy" else member(path, key)
     if array.ndim not in (3, 4) or array.dtype.name not in DTYPES or not len(array):
         raise UserError(
             f"'{key}' in {path} has shape {array.shape} and dtype {array.dtype}: images [n, h, w] or [n, h, w, c] of "
@@ -126,30 +124,33 @@ def open_array(path: Path, key: str) -> np.ndarray:
     return array
 
 
+def whole(path: Path) -> np.ndarray:
+    """The array of a .npy, mapped. Raises UserError."""
+    try:
+        return npy.mapped(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a .npy: {error}.") from error
+
+
 def member(path: Path, key: str) -> np.ndarray:
-    """One array of an .npz. np.load maps no member, but one that is stored uncompressed is plain bytes at an offset."""
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(f"{key}.npy")
-        with archive.open(info) as member:
-            plain = np.lib.format.read_magic(member) == (1, 0) and info.compress_type == zipfile.ZIP_STORED
-            if plain:
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-                header = member.tell()
-    if not plain or dtype.hasobject or 0 in shape:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[key]
-    with path.open("rb") as file:
-        # A local header has 30 bytes, the last 4 being the lengths of the name and the extra field that follow it.
-        file.seek(info.header_offset + 26)
-        name, extra = np.frombuffer(file.read(4), "<u2")
-    start = info.header_offset + 30 + int(name) + int(extra) + header
-    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+    """One array of a .npz: mapped where it is stored uncompressed, else read. Raises UserError."""
+    try:
+        return npy.Npz(path).mapped(key)
+    except (OSError, ValueError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read as a .npz of plain arrays: {error}.") from error
+
+
+def members(path: Path) -> list[str]:
+    """The names of a .npz's arrays. Raises UserError."""
+    try:
+        return list(npy.Npz(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a whole .npz archive: {error}.") from error
 
 
 def _labels(path: Path, key: str) -> np.ndarray:
     """Integer labels [n] of at least 0; [n, 1] is accepted."""
-    with np.load(path, allow_pickle=False) as archive:
-        labels = archive[key]
+    labels = member(path, key)
     flat = labels.reshape(len(labels), -1)
     whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.array_equal(flat, np.round(flat)))
     if flat.shape[1:] != (1,) or not whole or flat.min(initial=0) < 0:
@@ -169,11 +170,7 @@ def _keys(path: Path) -> list[str]:
         raise UserError(f"data.path={path}: there is no such file. {nearest(path.name, beside)}")
     if path.suffix == ".npy":
         return ["images"]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [n.removesuffix(".npy") for n in archive.namelist()]
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a whole .npz archive: {error}.") from error
+    return members(path)
 
 
 def _find(keys: list[str], names: list[tuple[str, str]]) -> tuple[str, str | None] | None:

@@ -1,6 +1,5 @@
 """Parquet files as Hugging Face datasets write them."""
 
-import json
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
-from mae_jax.data.decode import BadImage
+from mae_jax.core.plain import loads
+from mae_jax.data.limits import MAX_DECODED, BadImage
 from mae_jax.data.sources.base import (
     Source,
     Spec,
@@ -72,6 +72,10 @@ class Parquet(Spec):
         return source
 
 
+# Of the header's texts and lists, each of which is allocated before it is read (bytes, entries).
+_BOUNDS = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1 << 20}
+
+
 class Rows(Source):
     """Rows of Parquet files. Each process opens the files for itself and keeps the row groups it read last."""
 
@@ -117,7 +121,10 @@ class Rows(Source):
         """The images of a row group, an Arrow array. A file object of its own: Arrow's readers are not thread safe."""
         pyarrow, parquet = load_pyarrow()
         try:
-            with parquet.ParquetFile(self.files[self.file[group]], pre_buffer=False) as file:
+            with parquet.ParquetFile(self.files[self.file[group]], pre_buffer=False, **_BOUNDS) as file:
+                claimed = file.metadata.row_group(int(self.group[group])).total_byte_size
+                if not 0 <= claimed <= MAX_DECODED:
+                    raise BadImage(f"its row group claims {claimed:,} bytes, over the limit of {MAX_DECODED:,}")
                 table = file.read_row_group(int(self.group[group]), columns=[self.column], use_threads=False)
         except pyarrow.ArrowException as error:
             raise OSError(f"row group {self.group[group]} cannot be read: {error}") from error
@@ -182,7 +189,8 @@ def load_pyarrow() -> tuple[Any, Any]:
 
 def _group_rows(file: Path) -> list[int]:
     _, parquet = load_pyarrow()
-    about = parquet.read_metadata(file)
+    with parquet.ParquetFile(file, **_BOUNDS) as opened:
+        about = opened.metadata
     return [about.row_group(g).num_rows for g in range(about.num_row_groups)]
 
 
@@ -190,7 +198,7 @@ def _labels(file: Path, image_key: str, label_key: str) -> tuple[Any, tuple[str,
     """(the labels of a file, numpy: numbers with -1 for null, or texts with None; the schema's class names)."""
     pyarrow, parquet = load_pyarrow()
     try:
-        with parquet.ParquetFile(file) as opened:
+        with parquet.ParquetFile(file, **_BOUNDS) as opened:
             schema = opened.schema_arrow
             _check_image(schema, image_key, file)
             n = opened.metadata.num_rows
@@ -203,9 +211,14 @@ def _labels(file: Path, image_key: str, label_key: str) -> tuple[Any, tuple[str,
             column = opened.read(columns=[label_key], use_threads=False).column(0)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{file} is no whole Parquet file: {error}. Fetch it again.") from error
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = about.get("info", {}).get("features", {}).get(label_key, {})
-    names = tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()
+    try:
+        about = loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = about.get("info", {}).get("features", {}).get(label_key, {})
+        names = tuple(map(str, feature.get("names") or ())) if isinstance(feature, dict) else ()
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{file}: what it says of itself ('huggingface' in its schema) cannot be read: {error}."
+        ) from error
     if pyarrow.types.is_integer(kind):
         return column.cast(pyarrow.int64()).fill_null(-1).to_numpy(), names
     if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):

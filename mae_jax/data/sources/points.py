@@ -1,6 +1,5 @@
 """Point clouds in files: the layouts of ShapeNet-55, ModelNet40, ScanObjectNN and ShapeNetPart, and plain folders."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.core.plain import read_json
 from mae_jax.data.limits import BadImage
 from mae_jax.data.point_files import EXTENSIONS, checked, read_cloud, read_h5
 from mae_jax.data.sources.base import Source, Spec, held_out, integer_classes, label_phrase, split_name
+from mae_jax.data.sources.npz import member, members
 
 LAYOUTS = ("auto", "folder", "modelnet40", "scanobjectnn", "shapenet55", "shapenetpart", "file")
 SCANS = {  # variant: (training file, test file) of ScanObjectNN
@@ -207,7 +208,7 @@ def _shapenetpart(root: Path, split: str) -> Found:
     category = dict(line.split()[::-1] for line in _lines(root / PART_FILES))  # synset: name
     files = []
     for name in PART_LISTS[split]:
-        listed = json.loads(_there(root / "train_test_split" / f"shuffled_{name}_file_list.json").read_text())
+        listed = read_json(_there(root / "train_test_split" / f"shuffled_{name}_file_list.json"))
         files += ["/".join(entry.split("/")[-2:]) + ".txt" for entry in listed]
     classes = tuple(sorted(category.values()))
     labels = _numbered((category.get(f.split("/")[0], "") for f in files), classes, root)
@@ -246,11 +247,8 @@ def _stored(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(clouds [m, n, 3], labels [m]) of a .npz or .h5; -1 where there are none."""
     wanted = ("points", "data", "labels", "label")
     if path.suffix.lower() == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in wanted if name in file.files}
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} cannot be read as a .npz of plain arrays: {error}.") from error
+        there = members(path)
+        arrays = {name: np.asarray(member(path, name)) for name in wanted if name in there}
     elif path.suffix.lower() in (".h5", ".hdf5"):
         arrays = read_h5(path, wanted)
     else:

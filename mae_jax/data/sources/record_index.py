@@ -145,14 +145,28 @@ def _load(place: Path) -> dict[str, ShardIndex] | None:
             return None
         names, sizes, changed, counts = (held[k] for k in ("names", "sizes", "changed", "counts"))
         rows = [held[k] for k in ("labels", "offsets", "lengths")]
-    except (ValueError, KeyError):
+        cut = np.cumsum(counts)[:-1]
+        parts = [np.split(row, cut) if len(row) else [row] * len(counts) for row in rows]
+        found = {
+            str(name): ShardIndex(int(size), int(time_), *shard)
+            for name, size, time_, *shard in zip(names, sizes, changed, *parts)
+        }
+        return {name: shard for name, shard in found.items() if _sound(shard)}
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError):
         return None
-    cut = np.cumsum(counts)[:-1]
-    parts = [np.split(row, cut) if len(row) else [row] * len(counts) for row in rows]
-    return {
-        str(name): ShardIndex(int(size), int(time_), *shard)
-        for name, size, time_, *shard in zip(names, sizes, changed, *parts)
-    }
+
+
+def _sound(shard: ShardIndex) -> bool:
+    """Whether an index, which lies beside data that come from elsewhere, leads to nothing outside its file."""
+    columns = (shard.labels, shard.offsets, shard.lengths)
+    if any(x.ndim != 1 or x.dtype.kind not in "iu" for x in columns) or len(shard.offsets) != len(shard.lengths):
+        return False
+    if not len(shard.offsets):
+        return True
+    inside = (shard.offsets >= 0) & (shard.lengths >= 0) & (shard.lengths <= shard.size)
+    return len(shard.offsets) == len(shard.labels) and bool(
+        (inside & (shard.offsets + shard.lengths <= shard.size)).all()
+    )
 
 
 def _save(places: Sequence[Path], shards: dict[str, ShardIndex]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mae_jax.core.errors import UserError
-from mae_jax.data.decode import MAX_PIXELS, BadImage
 from mae_jax.data.examples import BadExample, find_feature
+from mae_jax.data.limits import MAX_DECODED, MAX_PIXELS, BadImage
 from mae_jax.data.sources.base import Source, label_phrase
 from mae_jax.data.sources.names import restored, shared_state
 from mae_jax.data.sources.open_files import Descriptor, OpenFiles
@@ -64,7 +64,7 @@ class ImageField:
             pixels = np.asarray(values).astype(dtype)
         else:
             room = dtype.itemsize * (MAX_PIXELS if None in shape else math.prod(s or 0 for s in shape))
-            raw = values[0] if self.encoding == "bytes" else _inflate(values[0], room)
+            raw = values[0] if self.encoding == "bytes" else _inflate(values[0], min(room, MAX_DECODED))
             if len(raw) % dtype.itemsize:
                 raise BadImage(f"its {len(raw)} bytes are no whole number of {dtype} pixels")
             pixels = np.frombuffer(raw, dtype)

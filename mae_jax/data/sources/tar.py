@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.data.limits import check_bytes
 from mae_jax.data.sources.base import Source, Spec, held_out, integer_classes, label_phrase, split_name
 from mae_jax.data.sources.folder import EXTENSIONS
 from mae_jax.data.sources.names import Names
@@ -103,6 +104,7 @@ class Samples(Source):
 
     def image(self, i: int) -> bytes:
         shard, size = int(self.shard[i]), int(self.size[i])
+        check_bytes(size)
         key = self.files[shard], self.stamps[shard]
         return _open_files(key, lambda: _File(*key)).read(size, int(self.offset[i]))
 

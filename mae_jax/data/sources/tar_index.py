@@ -8,16 +8,22 @@ import tarfile
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mae_jax.core.errors import UserError
+from mae_jax.core.plain import loads
 from mae_jax.data.sources import index_file
 from mae_jax.data.sources.names import Names
 
 FILE = ".mae_jax-index.npz"
+ABOUT_BYTES = 256 << 20  # of the JSON in it
 FORMAT = 1  # of the file; another one is not read
 LABEL_BYTES = 1 << 20  # of a .json that may hold a label
+HEADER_BYTES = 1 << 20  # of one header; an extended one says itself how long it is
+MAX_MEMBERS = 50_000_000  # of one shard
+MAX_EXTENSIONS = 1 << 16  # different ones in a shard, as many as uint16 counts
 ARRAYS = ("first", "labels", "extension", "offset", "size")
 _KEY = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$", re.DOTALL)
 
@@ -82,10 +88,14 @@ def _read(path: Path, label_key: str) -> Shard:
     current, seen = None, set[str]()
     end = 0  # of the last whole member
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+                if tar.offset <= end or member.size < 0:
+                    raise tarfile.TarError(f"the header of {member.name[:80]!r} leads backwards")
                 end = tar.offset
+                if end > status.st_size + 512 or len(offset) > MAX_MEMBERS:
+                    raise tarfile.TarError(f"{member.name[:80]!r} ends after the file, or has too many before it")
                 parts = split_key(member.name)
                 if not member.isreg() or parts is None:
                     continue
@@ -100,13 +110,15 @@ def _read(path: Path, label_key: str) -> Shard:
                 if ending in seen:
                     raise UserError(f"{path} holds {member.name} twice in one sample; a member's name stands once.")
                 seen.add(ending)
+                if len(number) >= MAX_EXTENSIONS:
+                    raise tarfile.TarError(f"its members have more than {MAX_EXTENSIONS} different extensions")
                 extension.append(number.setdefault(ending, len(number)))
                 offset.append(member.offset_data)
                 size.append(member.size)
                 if label_key and (ending == "cls" or (ending == "json" and "cls" not in seen)):
                     labels[-1] = _label(path, member, label_key)
         _check_end(path, end, status.st_size)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path} is no whole .tar: {error}, after byte {end} of {status.st_size}. If a download or a copy was cut "
             "off, fetch it again, or leave the shard out by a pattern in data.path."
@@ -115,6 +127,19 @@ def _read(path: Path, label_key: str) -> Shard:
         (status.st_size, status.st_mtime_ns), label_key, Names.of(keys), _numpy(first), _numpy(labels), tuple(number),
         _numpy(extension), _numpy(offset), _numpy(size),
     )  # fmt: skip
+
+
+class _Headers:
+    """A file of which no more is read at once than a header has, whatever length one claims."""
+
+    def __init__(self, file: Any):
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= HEADER_BYTES:
+            raise tarfile.TarError(f"a header claims {size:,} bytes; at most {HEADER_BYTES:,} are read")
+        return self._file.read(size)
 
 
 def _check_end(path: Path, end: int, size: int) -> None:
@@ -139,7 +164,7 @@ def _label(path: Path, member: tarfile.TarInfo, label_key: str) -> int:
         text = file.read(member.size)
     try:
         if member.name.lower().endswith(".json"):
-            value = json.loads(text).get(label_key)
+            value = loads(text, LABEL_BYTES).get(label_key)
             if value is None:
                 return -1
             if type(value) is not int:
@@ -171,12 +196,38 @@ def _load(place: Path) -> dict[str, Shard]:
     """The shards by name; nothing from a file that is not there or not whole: it is written anew."""
     arrays = index_file.load(place)
     try:
-        about = json.loads(str(arrays["about"]))
+        about = loads(str(arrays["about"]), ABOUT_BYTES)
         if about["format"] != FORMAT:
             return {}
         arrays = {name: arrays[name] for name in ("block", "starts", "lengths", *ARRAYS)}
-    except (ValueError, KeyError):
+        return {name: shard for name, shard in _shards(about, arrays).items() if _sound(shard)}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
         return {}
+
+
+def _sound(shard: Shard) -> bool:
+    """Whether an index, which lies beside data that come from elsewhere, leads to nothing outside its shard."""
+    k, m = len(shard.keys), len(shard.offset)
+    columns = (shard.first, shard.labels, shard.offset, shard.size, shard.extension)
+    whole = all(x.ndim == 1 and x.dtype.kind in "iu" for x in columns) and isinstance(shard.label_key, str)
+    if (
+        not whole
+        or len(shard.first) != k
+        or len(shard.labels) != k
+        or len(shard.size) != m
+        or len(shard.extension) != m
+    ):
+        return False
+    names, block = shard.keys, len(shard.keys.block)
+    inside = int(names.starts.min(initial=0)) >= 0 and int((names.starts + names.lengths).max(initial=0)) <= block
+    ordered = k == 0 or (shard.first[0] == 0 and bool((np.diff(shard.first) > 0).all()) and shard.first[-1] < m)
+    within = bool((shard.offset >= 0).all() and (shard.size >= 0).all() and (shard.size <= shard.stamp[0]).all())
+    within = within and bool((shard.offset + shard.size <= shard.stamp[0]).all())
+    known = not m or int(shard.extension.max()) < len(shard.extensions)
+    return inside and ordered and within and known and bool((shard.labels >= -1).all())
+
+
+def _shards(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Shard]:
     found, i, j = {}, 0, 0
     for row in about["shards"]:
         samples, members = slice(i, i + row["samples"]), slice(j, j + row["members"])

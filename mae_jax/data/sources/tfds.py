@@ -1,6 +1,5 @@
 """Data sets that tensorflow-datasets (TFDS) prepared, without TensorFlow, and without TFDS itself."""
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.core.plain import loads
 from mae_jax.data.sources.base import Source, Spec, held_out, split_name
 from mae_jax.data.sources.record_index import index_shards
 from mae_jax.data.sources.records import FORMATS, MAGIC, ImageField, Records, Shards, label_classes
@@ -230,7 +230,10 @@ def _check_counts(root: Path, files: list[str], found: list[int], said: list[int
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        return found
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}): copy or prepare the data set again.") from error
 

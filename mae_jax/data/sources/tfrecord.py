@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mae_jax.core.errors import UserError
-from mae_jax.data.decode import BadImage
+from mae_jax.data.limits import BadImage, check_bytes
 
 HEAD, TAIL = 12, 4  # bytes before and after the data
 
@@ -49,6 +49,7 @@ _MEND = "Copy or prepare the file again (a compressed TFRecord looks like this t
 
 def read_record(file: int, offset: int, length: int) -> bytes:
     """The data at `offset` of an open file (descriptor), checked where google-crc32c is installed. Raises BadImage."""
+    check_bytes(length)
     data = os.pread(file, length + TAIL, offset)
     if len(data) != length + TAIL:
         raise BadImage("its record is cut off")

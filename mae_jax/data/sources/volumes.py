@@ -1,7 +1,6 @@
 """Volumes: made-up ellipsoids in a smooth field, or arrays from a file (CT crops)."""
 
 import functools
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.data.sources.base import Source, Spec, held_out, label_phrase, split_name
-from mae_jax.data.sources.npz import member
+from mae_jax.data.sources.npz import member, members, whole
 
 BODIES = (1, 3)  # ellipsoids per volume, fewest and most
 LONG, SHORT = (0.28, 0.42), (0.12, 0.2)  # half axes, as shares of the side
@@ -96,7 +95,7 @@ class VolumeFile(Source):
         self.path = path
         n = len(self.volumes)
         self.numbers, self.labels = np.arange(n), np.full(n, -1, np.int32)
-        if path.suffix == ".npz" and "labels" in _members(path):
+        if path.suffix == ".npz" and "labels" in members(path):
             labels = member(path, "labels")
             if labels.shape != (n,) or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
                 raise UserError(f"The labels in {path} have shape {labels.shape} and dtype {labels.dtype}: whole "
@@ -137,9 +136,9 @@ def _open(path: Path) -> np.ndarray:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"data.path={path}: there is no such file. {nearest(path.name, beside)}")
     if path.suffix == ".npy":
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = whole(path)
     else:
-        names = _members(path)
+        names = members(path)
         if "volumes" not in names:
             raise UserError(f"{path} holds the arrays {', '.join(names) or 'nothing'}; the volumes source reads "
                             "`volumes` (np.savez(path, volumes=..., labels=...)).")  # fmt: skip
@@ -148,11 +147,3 @@ def _open(path: Path) -> np.ndarray:
         raise UserError(f"The volumes in {path} have shape {array.shape} and dtype {array.dtype}: numbers "
                         "[n, d, h, w] or [n, d, h, w, c] expected.")  # fmt: skip
     return array
-
-
-def _members(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [n.removesuffix(".npy") for n in archive.namelist()]
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a whole .npz archive: {error}.") from error

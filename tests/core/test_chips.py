@@ -2,7 +2,7 @@
 
 import pytest
 
-from mae_jax.train.hardware import mfu, peak_flops
+from mae_jax.core.chips import chip, mfu, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,20 @@ def test_mfu_is_3_forwards_over_the_peak_of_all_devices():
     assert mfu(16859, 58.66e9, "NVIDIA H200", 1) == pytest.approx(1.0, rel=1e-3)
     assert mfu(16859, 58.66e9, "NVIDIA H200", 2) == pytest.approx(0.5, rel=1e-3)
     assert mfu(100, 3e9, "cpu", 1) is None
+
+
+@pytest.mark.parametrize(
+    "kind, topology",
+    [("TPU v3", "v3:2x2"), ("TPU v4", "v4:2x2x1"), ("TPU v5 lite", "v5e:16x16"), ("TPU v5", "v5p:2x2x2"),
+     ("TPU v6 lite", "v6e:8x8")],
+)  # fmt: skip
+def test_device_kinds_and_topologies_find_the_same_chip(kind, topology):
+    """The kinds that libtpu 0.0.51 gives the devices of these topologies."""
+    assert chip(kind) is chip(topology) is not None
+
+
+def test_the_longest_name_decides():
+    assert chip("NVIDIA H100 80GB HBM3").name == "H100"
+    assert chip("NVIDIA H100 PCIe").name == "H100-PCIe"
+    assert chip("NVIDIA A100-SXM4-40GB").hbm_bytes == 40e9
+    assert chip("cpu") is None

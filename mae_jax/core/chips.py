@@ -1,0 +1,121 @@
+"""The one table of chips: what each can do per jax device, and how a network runs on it where a config does not say.
+
+Peaks and bandwidths are the makers' (cloud.google.com/tpu/docs/{v3,v4,v5e,v5p-training,v6e}; Jouppi et al. 2023,
+arXiv 2304.01433, Table 4, for the links of v3 and v4; NVIDIA's data sheets of A100, H100 and H200, dense, SXM but where
+a name says PCIe). All are bytes or FLOP per second and jax device: a v3 device is one core of the chip's two.
+"""
+
+import dataclasses
+from typing import Literal
+
+Attention = Literal["auto", "einsum", "xla", "cudnn", "splash"]
+
+GIB = 2**30
+GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of device.
+
+    Attributes:
+      name: as in an AOT topology ("v5e") or NVIDIA's ("H100").
+      kinds: what `jax.Device.device_kind` may hold that tells this chip (the longest that fits decides).
+      family: "tpu" or "gpu".
+      peak_flops: dense bfloat16 FLOP/s.
+      hbm_bytes: memory, before what compiler and runtime keep for themselves (TPU v5e: 15.75 of 16 GiB are left).
+      hbm_bandwidth: bytes/s.
+      ici_bandwidth: bytes/s out of the device in one direction, all its ICI or NVLink links together; half of what
+        the makers call bidirectional.
+      dcn_bandwidth: bytes/s out of the device over the data centre's network (the host's NICs shared among its
+        devices); None where slices or hosts are not joined so.
+      fp8_flops: dense float8 FLOP/s where the matrix units multiply float8; None where they do not.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    family: Literal["tpu", "gpu"]
+    peak_flops: float
+    hbm_bytes: float
+    hbm_bandwidth: float
+    ici_bandwidth: float
+    dcn_bandwidth: float | None
+    fp8_flops: float | None = None
+
+
+CHIPS: tuple[Chip, ...] = (
+    # 123 TFLOP/s, 32 GiB, 900 GB/s and 4 links of 70 GB/s per chip: half of each per device. No multislice.
+    Chip("v3", ("TPU v3",), "tpu", 61.5e12, 16 * GIB, 450 * GB, 140 * GB, None),
+    # 6 links of 50 GB/s. DCN per chip is not published; v5p's (50 Gbit/s) is taken.
+    Chip("v4", ("TPU v4",), "tpu", 275e12, 32 * GIB, 1200 * GB, 300 * GB, 6.25 * GB),
+    # 400 GB/s bidirectional; DCN 6.4 Tbit/s per pod of 256.
+    Chip("v5e", ("TPU v5 lite", "TPU v5e"), "tpu", 197e12, 16 * GIB, 819 * GB, 200 * GB, 3.125 * GB),
+    # 1200 GB/s bidirectional; DCN 50 Gbit/s per chip. float8 runs at bfloat16's rate, so it is no gain.
+    Chip("v5p", ("TPU v5", "TPU v5p"), "tpu", 459e12, 95 * GIB, 2765 * GB, 600 * GB, 6.25 * GB),
+    # 800 GB/s bidirectional; DCN 25.6 Tbit/s per pod of 256.
+    Chip("v6e", ("TPU v6 lite", "TPU v6e"), "tpu", 918e12, 32 * GIB, 1638 * GB, 400 * GB, 12.5 * GB),
+    # NVLink 600 (A100) or 900 GB/s bidirectional; one NIC of 200 or 400 Gbit/s per GPU, as in DGX.
+    Chip("A100", ("A100",), "gpu", 312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB),
+    Chip("A100-40GB", ("A100-SXM4-40GB", "A100-PCIE-40GB"), "gpu", 312e12, 40 * GB, 1555 * GB, 300 * GB, 25 * GB),
+    Chip("H100", ("H100",), "gpu", 989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB, 1979e12),
+    Chip("H100-PCIe", ("H100 PCIe",), "gpu", 756e12, 80 * GB, 2000 * GB, 300 * GB, 50 * GB, 1513e12),
+    Chip("GH200", ("GH200",), "gpu", 989e12, 96 * GB, 4000 * GB, 450 * GB, 50 * GB, 1979e12),
+    Chip("H200", ("H200",), "gpu", 989e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB, 1979e12),
+)  # fmt: skip
+
+
+def chip(name: str) -> Chip | None:
+    """The chip of a `jax.Device.device_kind` ("TPU v5 lite", "NVIDIA H200") or of an AOT topology ("v5e:4x4", "v5e").
+
+    None for what is not in the table, as a CPU.
+    """
+    short = name.split(":")[0]
+    for known in CHIPS:
+        if known.name == short:
+            return known
+    named = [(len(kind), known) for known in CHIPS for kind in known.kinds if kind in name]
+    return max(named, key=lambda pair: pair[0])[1] if named else None
+
+
+def peak_flops(kind: str) -> float | None:
+    """Peak dense bf16 FLOP/s of a `jax.Device.device_kind`, or None for a chip that is not in the table (a CPU)."""
+    found = chip(kind)
+    return None if found is None else found.peak_flops
+
+
+def mfu(rate: float, step_flops: float, kind: str, devices: int) -> float | None:
+    """Model FLOPs utilisation: samples/s x FLOPs of a step per sample (`Cost.step`) / peak of all devices."""
+    peak = peak_flops(kind)
+    return None if peak is None else rate * step_flops / (peak * devices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+    """How a network runs where the config leaves it to the chip.
+
+    Attributes:
+      scan: blocks as one compiled loop.
+      remat: what the backward pass computes again.
+      attention: which implementations the probe at the start tries, in this order (nets/attention.py).
+      matmul_precision: `jax_default_matmul_precision`; None is jax's own choice.
+      evidence: the measurement behind each, or why there is none.
+    """
+
+    scan: bool
+    remat: Literal["none", "dots", "full", "offload"]
+    attention: tuple[Attention, ...]
+    matmul_precision: str | None
+    evidence: str
+
+
+DEFAULTS: dict[str, Defaults] = {
+    "cpu": Defaults(False, "none", ("einsum",), None, "see docs/speed.md"),
+    "tpu": Defaults(False, "none", ("einsum",), None, "not measured: no TPU was lent"),
+    "gpu": Defaults(False, "none", ("einsum",), None, "not measured: no GPU was lent"),
+}
+
+
+def defaults(of: Chip | str | None) -> Defaults:
+    """The defaults of a chip, of a family's name, or of what is not in the table (None: a CPU's)."""
+    family = of if isinstance(of, str) else "cpu" if of is None else of.family
+    return DEFAULTS[family]
