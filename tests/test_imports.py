@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "transfer": FOUNDATION
     | MIDDLE
     | {"nets", "eval", "data", "modalities", "config", "schema", "train", "methods", "weights", "transfer"},
+    "doctor": FOUNDATION | {"data", "train", "doctor"},
     "library": FOUNDATION
     | MIDDLE
     | {"nets", "eval", "data", "modalities", "train", "methods.base", "weights", "schema", "library"},

@@ -10,7 +10,7 @@ from mae_jax.core.errors import UserError, nearest
 
 VERBS = (  # in the order of a user's day
     "prepare", "data", "train", "finetune", "segment", "evaluate", "embed", "reconstruct", "draw", "plot", "convert",
-    "list", "parity", "new",
+    "list", "parity", "doctor", "new",
 )  # fmt: skip
 
 DESCRIPTION = "Self-supervised pretraining by masking, on JAX."
