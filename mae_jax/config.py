@@ -170,12 +170,12 @@ FREE_DATA = ("workers", "memory_mb", "max_bad")  # what changes no batch
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Keys in which two resolved configs differ in a way that would change the run, "key: old -> new".
 
-    A resumed run may change log, checkpoint, eval, mesh and what changes no batch (FREE_DATA), and train for longer. A
-    method's file may have moved; a pretraining run reads nothing of transfer.
+    A resumed run may change log, checkpoint, eval, mesh, guard and what changes no batch (FREE_DATA), and train for
+    longer. A method's file may have moved; a pretraining run reads nothing of transfer.
     """
     old, new = (json.loads(json.dumps(config)) for config in (old, new))  # tuples read like the lists in a file
     found = []
-    free_sections = {"log", "checkpoint", "eval", "mesh"}
+    free_sections = {"log", "checkpoint", "eval", "mesh", "guard"}
     if {config.get("transfer", {}).get("task", "none") for config in (old, new)} == {"none"}:
         free_sections.add("transfer")
     for section in sorted({*old, *new} - free_sections):
@@ -219,6 +219,15 @@ def _check_values(config: Config) -> None:
         )
     if config.optim.warmup > train.steps:
         raise UserError(f"optim.warmup={config.optim.warmup} steps is longer than train.steps={train.steps}.")
+    guard = config.guard
+    if guard.skips < 1 or guard.rollbacks < 0 or guard.spike_window < 8 or guard.heartbeat < 1:
+        raise UserError(
+            f"guard.skips={guard.skips}, guard.rollbacks={guard.rollbacks}, guard.spike_window={guard.spike_window}, "
+            f"guard.heartbeat={guard.heartbeat:g}: at least 1, 0, 8 and 1 expected."
+        )
+    for key in ("spike", "hang_factor"):
+        if 0 < (value := getattr(guard, key)) <= 1 or value < 0:
+            raise UserError(f"guard.{key}={value:g} times the median: a factor above 1 expected, or 0 for off.")
     if any(s <= 0 for s in config.augment.std):
         raise UserError(f"augment.std={config.augment.std} must be positive in every channel.")
 

@@ -212,10 +212,15 @@ class Transfer:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How the computation is laid out; changes no result."""
+    """How the computation is laid out; changes no result, but for rounding."""
 
     data: int = -1  # devices along the data axis; -1: what is left
     fsdp: int = 1  # devices along the axis that splits parameters and optimizer state
+    tensor: int = 1  # devices along the axis that splits the matrices of blocks, and attention by heads
+    slices: int = 0  # groups of devices with a slow network (DCN) between them; 0: as the devices say
+    across: Literal["data", "fsdp"] = "data"  # the axis that crosses from slice to slice
+    gather: Literal["auto", "layer", "step"] = "auto"  # fsdp: when weights are made whole; auto: step if microbatches
+    reduce: Literal["float32", "bfloat16"] = "float32"  # in what the gradient travels between devices
     scan: bool = False  # run equal blocks as a loop: compiles faster, needs more memory
     remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
 
@@ -233,6 +238,21 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
+class Guard:
+    """What happens when numbers go wrong, a step hangs or a process is lost (docs/reliability.md)."""
+
+    skips: int = 10  # updates skipped in a row after which the run goes back to a checkpoint, with other batches
+    rollbacks: int = 3  # so many times without getting past the place, then it is given up
+    spike: float = 0.0  # a loss above so many times the running median is skipped like a NaN; 0: off
+    spike_window: int = 64  # steps of which that median is
+    parity: int = 1000  # steps between comparisons of the copies of the weights on all devices; 0: none
+    hang_factor: float = 20.0  # a step hangs after so many times the median: all stacks are written; 0: never
+    hang_floor: float = 120.0  # seconds that are no hang in any case
+    hang_exit: float = 1800.0  # seconds after that at which the process ends, to be started again; 0: never
+    heartbeat: float = 60.0  # seconds of silence after which a process of several counts as lost
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run, resolved and checked."""
 
@@ -246,6 +266,7 @@ class Config:
     transfer: Transfer
     mesh: MeshConfig
     log: Log
+    guard: Guard
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, as a user would write them; JSON turns tuples into lists and back is `resolve`."""
@@ -256,5 +277,5 @@ class Config:
 
 SECTIONS: dict[str, type] = {
     "data": Data, "augment": Augment, "optim": Optim, "train": Train, "checkpoint": Checkpoint, "eval": Eval,
-    "transfer": Transfer, "mesh": MeshConfig, "log": Log,
+    "transfer": Transfer, "mesh": MeshConfig, "log": Log, "guard": Guard,
 }  # fmt: skip

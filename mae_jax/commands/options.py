@@ -16,8 +16,9 @@ OVERRIDES_HELP = """\
 overrides:
   --config.SECTION.KEY=VALUE changes one value of the config, as often as you like:
     --config.optim.learning_rate=1e-3 --config.data.path=/my/images --config.augment.mean='(0.5,)'
-  Sections: method, data, augment, optim, train, checkpoint, eval, transfer, mesh, log. mae_jax/schema.py documents
-  their keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the nearest.
+  Sections: method, data, augment, optim, train, checkpoint, eval, transfer, mesh, log, guard. mae_jax/schema.py
+  documents their keys; `mae_jax list` shows the fields of methods and data sources. A mistyped key is answered with the
+  nearest.
 """
 
 

@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--debug", nargs="?", type=int, const=100, metavar="STEPS",
         help="write nothing: shapes, the first NaN, one batch overfitted (100 steps); status 1 where something fails",
     )  # fmt: skip
+    parser.add_argument(
+        "--profile", metavar="A:B",
+        help="trace the steps after A up to B into WORKDIR/profile (xprof, TensorBoard); print the longest operations",
+    )  # fmt: skip
     options.add_processes(parser)
 
 
@@ -41,6 +45,13 @@ def run(args: argparse.Namespace) -> int:
     if args.workdir is None and args.debug is None:
         raise UserError("--workdir says where the run is written, and it is missing: add --workdir=runs/NAME.")
     config = options.from_file(args.config, args.overrides)
+    span = None
+    if args.profile is not None:  # before anything starts: a mistyped span costs nothing
+        if args.debug is not None:
+            raise UserError("--debug writes nothing, so there is no trace of it: leave out --debug or --profile.")
+        from mae_jax.train.profile import parse_span
+
+        span = parse_span(args.profile, config.train.steps)
     options.start_processes(args)
     options.compile_cache()
     if args.debug is not None:
@@ -49,4 +60,4 @@ def run(args: argparse.Namespace) -> int:
         return debug(config, args.workdir, args.debug)
     from mae_jax.train.loop import train
 
-    return train(config, args.workdir)
+    return train(config, args.workdir, profile=span)

@@ -12,7 +12,7 @@ them beside it.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -56,7 +56,30 @@ def tree_hash(tree: Any) -> dict[str, tuple[int, int]]:
       TypeError: a leaf that has no bit pattern to hash, such as a typed PRNG key (store `jax.random.key_data`
         of it).
     """
+    return _hashes(flatten(tree))()
+
+
+def tree_hash_later(tree: Any) -> Callable[[], dict[str, tuple[int, int]]]:
+    """`tree_hash` without the wait: what is returned gives the result when called, from any thread.
+
+    The arrays may be donated meanwhile: an accelerator has the hashes in its queue before whatever overwrites them;
+    a CPU, where the sums take as long as everything else, gets copies to sum (arrays over several CPU devices are
+    summed at once: their collectives must not meet those of a train step).
+    """
     flat = flatten(tree)
+    several = any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in flat.values())
+    if jax.default_backend() != "cpu":
+        return _hashes(flat)
+    if several:
+        found = tree_hash(flat)
+        return lambda: found
+    for path, leaf in flat.items():
+        check_hashable(path, leaf)
+    copies = {path: (np.array(leaf), isinstance(leaf, jax.Array)) for path, leaf in flat.items()}
+    return lambda: tree_hash({path: jax.device_put(x) if ours else x for path, (x, ours) in copies.items()})
+
+
+def _hashes(flat: dict[str, Any]) -> Callable[[], dict[str, tuple[int, int]]]:
     for path, leaf in flat.items():
         check_hashable(path, leaf)
     # On a CPU, programs in flight together may enter their collectives in different orders on different devices, and
@@ -66,7 +89,7 @@ def tree_hash(tree: Any) -> dict[str, tuple[int, int]]:
         path: finish(device_hash(leaf)) if isinstance(leaf, jax.Array) else array_hash(leaf)
         for path, leaf in flat.items()
     }
-    return {path: (int(pair[0]), int(pair[1])) for path, pair in jax.device_get(pairs).items()}
+    return lambda: {path: (int(pair[0]), int(pair[1])) for path, pair in jax.device_get(pairs).items()}
 
 
 def array_hash(x: ArrayLike) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from mae_jax.core.errors import UserError
 from mae_jax.data.plan import PROBLEMS, Batch
 from mae_jax.data.sources.base import Source
-from mae_jax.data.workers import WorkerEnded, death, running
+from mae_jax.data.workers import WorkerEnded, Workers
 
 SAID = 10  # bad records that are named on stderr
 LISTED = 50  # bad records that an error names
@@ -54,7 +54,6 @@ class Batches(Iterator[Batch]):
     Args:
         parts: number of a part -> iterator over the parts from there on.
         per_batch: parts in a batch.
-        workers: whether `parts` runs in processes.
 
     Attributes:
         position: number of the batch that comes next. Record it after taking a batch; `start=` takes it.
@@ -62,13 +61,10 @@ class Batches(Iterator[Batch]):
         problems: the records that could not be read so far.
     """
 
-    def __init__(
-        self, parts: Callable[[int], Any], per_batch: int, start: int, stop: int, problems: Problems, workers: bool
-    ):
+    def __init__(self, parts: Callable[[int], Any], per_batch: int, start: int, stop: int, problems: Problems):
         self.position, self.stop, self.problems = start, stop, problems
-        self._parts, self._per_batch, self._workers = parts, per_batch, workers
+        self._parts, self._per_batch = parts, per_batch
         self._restarts = 0
-        self._children: list = []
         self._iterator = parts(start * per_batch)
 
     def __next__(self) -> Batch:
@@ -83,15 +79,15 @@ class Batches(Iterator[Batch]):
             try:
                 part = next(self._iterator)
                 break
-            except RuntimeError as error:
-                end = death(error, self._children)
-                if end is None:
-                    raise
+            except WorkerEnded as end:
                 self._restart(end, number)
-        if self._workers and not self._children:
-            self._children = running()
         self.problems.note(part.pop(PROBLEMS), len(part["index"]))
-        return {key: np.asarray(value) for key, value in part.items()}  # from a worker: grain's subclass
+        return part
+
+    @property
+    def processes(self) -> list:
+        """The worker processes, where there are any."""
+        return self._iterator.processes if isinstance(self._iterator, Workers) else []
 
     def _restart(self, end: WorkerEnded, number: int) -> None:
         self.close()
@@ -107,7 +103,6 @@ class Batches(Iterator[Batch]):
             ) from end
         self._restarts += 1
         print(f"mae_jax: {end}; starting the workers again, no sample is lost", file=sys.stderr, flush=True)
-        self._children = []
         self._iterator = self._parts(number)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 The whole plan is arithmetic on the number of the batch (plan.py, order.py). Position g = k * batch + row counts samples
 from the start of training: which record is due there follows from (seed, g), and what is random about the sample is
-drawn from (seed, g). grain's part is to compute batches ahead of need, in threads or in processes, in order.
+drawn from (seed, g). Batches are computed ahead of need, in order: in threads by grain, in processes by workers.py.
 So starting at batch k needs no saved state, and neither workers nor processes change a bit.
 
 A batch is computed in parts of a few megabytes, so that several threads or processes share one batch and what is held
@@ -10,7 +10,7 @@ ready is bounded in bytes.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from mae_jax.data.order import Draws, Listed, Shuffled, permutation
 from mae_jax.data.plan import Plan, Stage, Stages, first_readable, open_record
 from mae_jax.data.sources.base import Source
 from mae_jax.data.views import Views
-from mae_jax.data.workers import cores, in_workers
+from mae_jax.data.workers import Workers, cores
 
 ENDLESS = 1 << 40  # batches in a training run
 PART_BYTES = 8 << 20  # of one part of a batch
@@ -170,11 +170,11 @@ def _start(plan: Plan, start: int, stop: int, workers: int, memory_mb: int, max_
         raise UserError(f"data.max_bad={max_bad} is a share of the records: 0 <= max_bad <= 1 expected.")
     ahead = max(1, min((memory_mb << 20) // PART_BYTES, max(AHEAD * plan.parts, 2 * max(workers, cores()))))
 
-    def parts(first: int) -> grain.DatasetIterator:
+    def parts(first: int) -> Iterator[dict[str, Any]]:
         """The parts from number `first` on."""
+        if workers:
+            return Workers(plan, first, stop * plan.parts, workers, max(1, ahead // workers), plan.part_bytes)
         numbers = grain.MapDataset.range(first, stop * plan.parts)
-        if not workers:
-            return iter(numbers.map(plan).to_iter_dataset(grain.ReadOptions(min(ahead, cores()), ahead)))
-        return in_workers(numbers.map(plan), workers, max(1, ahead // workers))
+        return iter(numbers.map(plan).to_iter_dataset(grain.ReadOptions(min(ahead, cores()), ahead)))
 
-    return Batches(parts, plan.parts, start, stop, Problems(plan.source, max_bad), bool(workers))
+    return Batches(parts, plan.parts, start, stop, Problems(plan.source, max_bad))

@@ -58,6 +58,12 @@ class Plan:
         """Parts of a batch."""
         return -(-len(self.rows) // self.part_rows)
 
+    @property
+    def part_bytes(self) -> int:
+        """Of the arrays of a part, labels and the like left out."""
+        sample = (sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in s.shapes.values()) for s in self.stages)
+        return self.part_rows * max(sample)
+
     def __call__(self, number: int) -> dict[str, Any]:
         """Part number % parts of batch number // parts. Raises UserError."""
         k, part = divmod(number, self.parts)

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mae_jax.core.mesh import split_heads
 from mae_jax.losses.similarity import unit
+from mae_jax.nets.heads_dense import HeadsDense
 from mae_jax.nets.layers import Initializer, dense, xavier
 
 Bias = bool | Literal["qv"]
@@ -97,12 +99,13 @@ class Attention(nn.Module):
         b, n, d = x.shape
         c = d // self.heads
         inner = c * self.heads
-        qkv = dense(3 * inner, "qkv", self.dtype, use_bias=self.qkv_bias is True, kernel_init=self.kernel_init)(x)
+        qkv = fused(self, 3, self.heads, c, "qkv", self.qkv_bias is True)(x)
         if self.qkv_bias == "qv":
             q_bias = self.param("q_bias", nn.initializers.zeros, (inner,))
             v_bias = self.param("v_bias", nn.initializers.zeros, (inner,))
-            qkv = qkv + jnp.concatenate([q_bias, jnp.zeros(inner), v_bias])[None, None].astype(qkv.dtype)
-        q, k, v = qkv.reshape(b, n, 3, self.heads, c).transpose(2, 0, 3, 1, 4)
+            qkv_bias = jnp.concatenate([q_bias, jnp.zeros(inner), v_bias]).reshape(1, 1, 3, self.heads, c)
+            qkv = qkv + qkv_bias.astype(qkv.dtype)
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
         scale = c**-0.5 if self.scale is None else self.scale
         if self.cosine:
             own = self.param("scale", nn.initializers.constant(math.log(10.0)), (self.heads,))
@@ -113,6 +116,16 @@ class Attention(nn.Module):
             found.append(weights)
         out = jnp.matmul(weights.astype(v.dtype), v).swapaxes(1, 2).reshape(b, n, inner)
         return dense(d, "proj", self.dtype, kernel_init=self.kernel_init)(out)
+
+
+def fused(
+    module: Any, streams: int, heads: int, width: int, name: str, use_bias: bool
+) -> Callable[[Float[Array, "b n d"]], Float[Array, "b n streams heads width"]]:
+    """The child `name` of an attention: one matrix for several streams of heads, dealt over tensor where it is split."""
+    if split_heads(heads) and not module.is_initializing():
+        return HeadsDense(streams, heads, width, module.dtype, use_bias, name=name)
+    linear = dense(streams * heads * width, name, module.dtype, use_bias=use_bias, kernel_init=module.kernel_init)
+    return lambda x: linear(x).reshape(*x.shape[:2], streams, heads, width)
 
 
 class CrossAttention(nn.Module):
@@ -145,14 +158,15 @@ class CrossAttention(nn.Module):
         b, n, d = x.shape
         c = d // self.heads
 
-        def project(name: str, y: Float[Array, "b l e"], heads: int = self.heads) -> Float[Array, "b {heads} l c"]:
+        def project(name: str, y: Float[Array, "b l e"]) -> Float[Array, "b h l c"]:
             use_bias = self.qkv_bias is True or (self.qkv_bias == "qv" and name != "k")
-            y = dense(c * heads, name, self.dtype, use_bias=use_bias, kernel_init=self.kernel_init)(y)
-            return y.reshape(b, -1, heads, c).swapaxes(1, 2)
+            y = dense(c * self.heads, name, self.dtype, use_bias=use_bias, kernel_init=self.kernel_init)(y)
+            return y.reshape(b, -1, self.heads, c).swapaxes(1, 2)
 
         q = project("q", x)
         if self.fused_kv:
-            k, v = jnp.split(project("kv", keys, 2 * self.heads), 2, axis=1)
+            use_bias = self.qkv_bias is True
+            k, v = fused(self, 2, self.heads, c, "kv", use_bias)(keys).transpose(2, 0, 3, 1, 4)
         else:
             k, v = project("k", keys), project("v", keys if values is None else values)
         scale = c**-0.5 if self.scale is None else self.scale

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mae_jax.core import gather, tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.core.mesh import shard
@@ -172,13 +173,16 @@ def run_blocks(
     if depth == 0:
         return x, ()
     block = make(parent=None)
+    layers = [stack.variables["params"][str(i)] for i in range(depth)]
+    split = [gather.parts(layer) for layer in layers][0]  # all layers lie alike
 
     def run(params, x, mine):
+        params = gather.whole(params, split, compute.dtype)
         return call(partial(block.apply, {"params": params}), x, mine)
 
     if compute.remat != "none":
         run = jax.checkpoint(run, policy=POLICIES[compute.remat])
-    layers = [_in_compute_dtype(stack.variables["params"][str(i)], compute.dtype) for i in range(depth)]
+    layers = [_in_compute_dtype(layer, compute.dtype, split) for layer in layers]
     if compute.scan:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
@@ -198,9 +202,10 @@ def run_blocks(
 POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
-def _in_compute_dtype(layer, dtype):
-    """Matmul weights in the dtype that they are used in; norms' vectors stay float32."""
-    return jax.tree.map(lambda w: w.astype(dtype) if w.ndim > 1 else w, layer)
+def _in_compute_dtype(layer, dtype, split):
+    """Matmul weights in the dtype that they are used in; norms' vectors, and what is still `split`, stay float32."""
+    cast = lambda path, w: w.astype(dtype) if w.ndim > 1 and path not in split else w
+    return tree.map_with_path(cast, layer)
 
 
 def drop_path(noise: Float[Array, "b depth k"], rate: float) -> Float[Array, "b depth k"]:

@@ -6,19 +6,24 @@ import numpy as np
 
 
 def dot_flops(jaxpr: Any) -> float:
-    """2 x the multiply-adds of all dot products and convolutions, inner jaxprs included."""
+    """2 x the multiply-adds of all dot products and convolutions, inner jaxprs included: loops by their length."""
     total = 0.0
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
+        name, params = eqn.primitive.name, eqn.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
             inner = np.prod([eqn.invars[0].aval.shape[i] for i in contracted])
             total += 2.0 * inner * np.prod(eqn.outvars[0].aval.shape)
-        if eqn.primitive.name == "conv_general_dilated":
-            kernel, spread = eqn.invars[1].aval.shape, np.prod(eqn.params["lhs_dilation"])  # spread: with zeros between
-            inner = np.prod(kernel) / kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        if name == "conv_general_dilated":
+            kernel, spread = eqn.invars[1].aval.shape, np.prod(params["lhs_dilation"])  # spread: with zeros between
+            inner = np.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * inner * np.prod(eqn.outvars[0].aval.shape) / spread
-        for value in eqn.params.values():
-            inner_jaxpr = getattr(value, "jaxpr", value)
-            if hasattr(inner_jaxpr, "eqns"):
-                total += dot_flops(inner_jaxpr)
+        times = params["length"] if name == "scan" else 1
+        total += times * sum(_inside(value) for key, value in params.items() if key != "branches")
+        total += max(map(_inside, params.get("branches", ())), default=0.0)
     return total
+
+
+def _inside(value: Any) -> float:
+    jaxpr = getattr(value, "jaxpr", value)
+    return dot_flops(jaxpr) if hasattr(jaxpr, "eqns") else 0.0

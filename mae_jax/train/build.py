@@ -16,11 +16,14 @@ from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import (
     batch_sharding,
+    batch_shards,
     frozen_shardings,
     make_mesh,
     replicated,
+    share,
     state_shardings,
     use_mesh,
+    with_shardings,
 )
 from mae_jax.core.types import Batch, Params
 from mae_jax.data.sources import Source, make_source
@@ -29,6 +32,7 @@ from mae_jax.data.views import Views
 from mae_jax.methods.base import Leaf, Method
 from mae_jax.schema import Config
 from mae_jax.train import inputs
+from mae_jax.train.apart import independent
 from mae_jax.train.optimizers import make_optimizer
 from mae_jax.train.schedules import Schedule, learning_rate
 from mae_jax.train.state import State, init_state
@@ -73,31 +77,35 @@ class Run:
 
     @functools.cached_property
     def step(self):
-        """The jitted train step: (state, frozen, batch, plan) -> (state, metrics). Donates the state."""
+        """The jitted train step: (state, frozen, batch, plan, limit) -> (state, metrics). Donates the state."""
         train = self.config.train
         step = make_step(
             self.method, self.optimizer, self.rate, self.augment, seed=train.seed,
             microbatches=train.microbatches, average=self.config.optim.average, steps=train.steps,
             norms=self.config.log.norms == "parts", whole=inputs.together(self.method.batch_spec, self.config.augment),
+            mesh=self.mesh, by_step=BY_STEP[self.config.mesh.gather], wire=self.config.mesh.reduce,
         )  # fmt: skip
         states, frozen = (jax.tree.map(lambda s: s.sharding, tree) for tree in (self.shapes, self.frozen_shapes))
         jitted = jax.jit(
             step,
-            in_shardings=(states, frozen, {name: self.sharding(name) for name in self.leaves}),
+            in_shardings=(
+                states, frozen, {name: self.sharding(name) for name in self.leaves}, replicated(self.mesh)
+            ),
             out_shardings=(states, replicated(self.mesh)),
             static_argnums=3,
             donate_argnums=0,
-        )
+        )  # fmt: skip
 
-        def run(state: State, frozen: Any, batch: Batch, plan: Any = None):
+        def run(state: State, frozen: Any, batch: Batch, plan: Any = None, limit: Any = None):
             with use_mesh(self.mesh):
-                return jitted(state, frozen, {name: batch[name] for name in self.leaves}, plan)
+                return jitted(state, frozen, {name: batch[name] for name in self.leaves}, plan, limit)
 
-        def lower(*arguments: Any):
+        def trace(state: Any, frozen: Any, batch: Any, plan: Any = None, limit: Any = None):
             with use_mesh(self.mesh):
-                return jitted.lower(*arguments)
+                return jitted.trace(state, frozen, batch, plan, limit)
 
-        run.lower = lower  # type: ignore[attr-defined]
+        run.trace = trace  # type: ignore[attr-defined]
+        run.lower = lambda *arguments: trace(*arguments).lower()  # type: ignore[attr-defined]
         return run
 
     @functools.cached_property
@@ -201,18 +209,24 @@ def build(config: Config, devices: list[jax.Device] | None = None, method: Metho
     _check_sizes(config, method, params)
     optimizer = make_optimizer(config.optim, params, config.train.steps)
     rate = learning_rate(config.optim, config.train.batch, config.train.steps)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+    mesh = mesh_of(config, devices)
     _check_batch(config, method, mesh)
     init = functools.partial(
         init_state, method, optimizer, batch=sample_batch(method), average=config.optim.average > 0
     )
     shapes = jax.eval_shape(init, jax.random.key(0))
-    shapes = jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, mesh),
-    )
+    shapes = with_shardings(shapes, state_shardings(shapes, mesh))
+    _check_mesh(config, method, mesh, shapes)
     return Run(config, method, mesh, optimizer, rate, shapes, frozen_shardings(frozen_shapes(method), mesh))
+
+
+BY_STEP = {"auto": None, "step": True, "layer": False}  # mesh.gather
+
+
+def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that a config asks for."""
+    m = config.mesh
+    return make_mesh(m.data, m.fsdp, devices, tensor=m.tensor, slices=m.slices, across=m.across)
 
 
 def open_split(config: Config, split: str) -> Source:
@@ -278,12 +292,30 @@ def _check_batch(config: Config, method: Method, mesh: Mesh) -> None:
             f"and a microbatch would see only its own. Set train.microbatches=1; for memory use mesh.remat, mesh.fsdp "
             f"or a smaller train.batch."
         )
+    parts = batch_shards(mesh)
     for key, n in (("train.batch", train.batch // train.microbatches), ("eval.batch", config.eval.batch)):
-        if n % mesh.size:
+        if n % parts:
             raise UserError(
-                f"{key} gives {n} samples at a time, which {mesh.size} devices cannot share equally: choose a "
-                f"multiple of {mesh.size} (times train.microbatches={train.microbatches} for train.batch)."
+                f"{key} gives {n} samples at a time, which {parts} devices (mesh.data x mesh.fsdp) cannot share "
+                f"equally: choose a multiple of {parts} (times train.microbatches={train.microbatches} for train.batch)."
             )
+
+
+def _check_mesh(config: Config, method: Method, mesh: Mesh, shapes: State) -> None:
+    """Raise UserError where an axis has nothing to split, or where a key of the mesh could not be kept."""
+    used = {name for leaf in jax.tree.leaves(shapes["params"]) for name in leaf.sharding.spec}
+    for axis in ("fsdp", "tensor"):
+        if mesh.shape[axis] > 1 and axis not in used:
+            raise UserError(
+                f"mesh.{axis}={mesh.shape[axis]} divides no array of '{method.name}', so that every device along it "
+                f"would hold everything: choose a divisor of its widths, or mesh.{axis}=1 and more mesh.data."
+            )
+    if config.mesh.reduce != "float32" and not independent(method, shapes["stats"]):
+        raise UserError(
+            f"mesh.reduce={config.mesh.reduce}: '{method.name}' computes every gradient over the whole batch at once "
+            f"(its samples hang together), where XLA chooses the precision: leave mesh.reduce at float32."
+        )
+    share(mesh)  # of several processes each must hold one run of rows
 
 
 def sample_batch(method: Method, batch: int = 1) -> Batch:

@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import logging
 import math
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,19 +88,29 @@ def read_step(directory: Path, step: int) -> dict[str, Any]:
       Damaged: it is missing, no JSON, or not what was written.
       UserError: a newer mae_jax wrote it.
     """
+    path = directory / str(step) / "meta" / "metadata"
     try:
-        meta: dict[str, Any] = json.loads((directory / str(step) / "meta" / "metadata").read_bytes())
+        meta: dict[str, Any] = json.loads(path.read_bytes())
         whole = isinstance(meta, dict) and meta.pop("checksum", None) == _checksum(meta)
-    except (OSError, ValueError) as error:
-        raise Damaged(f"its metadata cannot be read ({type(error).__name__}: {error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"its metadata {path} cannot be read ({type(error).__name__}: {error})") from error
     if not whole:
-        raise Damaged("its metadata does not match its checksum")
+        raise Damaged(f"its metadata {path} does not match its checksum")
     if meta["format"] > FORMAT:
         raise UserError(
             f"checkpoint {directory / str(step)} has format {meta['format']}, written by mae_jax "
             f"{meta['versions'].get('mae_jax', '?')}; this version reads up to {FORMAT}. Upgrade mae_jax."
         )
     return meta
+
+
+def set_aside(directory: Path, step: int) -> None:
+    """Rename a damaged checkpoint to STEP.damaged and delete those set aside before: they would fill the disk."""
+    for older in directory.glob("*.damaged"):
+        shutil.rmtree(older, ignore_errors=True)
+    aside = directory / f"{step}.damaged"
+    (directory / str(step)).rename(aside)
+    print(f"checkpoint {step} was set aside as {aside}; the next damaged one takes its place", file=sys.stderr)
 
 
 def compare(where: Path, targets: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

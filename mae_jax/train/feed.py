@@ -2,19 +2,28 @@
 
 from typing import Any
 
-import jax
-
+from mae_jax.core.mesh import share as mesh_share
 from mae_jax.data import pipeline
 from mae_jax.data.sources import Source
 from mae_jax.train.build import Run
+from mae_jax.train.numbers import data_seed
 
 
-def train_batches(run: Run, source: Source, start: int) -> pipeline.Batches:
-    """Shuffled and augmented batches from number `start` on, without end."""
+def train_batches(run: Run, source: Source, start: int, order: int = 0) -> pipeline.Batches:
+    """Shuffled and augmented batches from number `start` on, without end.
+
+    Args: order: which order and augmentation of the data (train/numbers.py: Record); 0 is that of train.seed.
+    """
     train, data = run.config.train, run.config.data
     stages = [(first, run.at(first).views(True)) for first in run.changes]
     return pipeline.train_batches(
-        source, stages, batch=train.batch, seed=train.seed, start=start, repeats=data.repeats, **share(run)
+        source,
+        stages,
+        batch=train.batch,
+        seed=data_seed(train.seed, order),
+        start=start,
+        repeats=data.repeats,
+        **share(run),
     )
 
 
@@ -51,7 +60,8 @@ def eval_pass(run: Run, source: Source) -> tuple[int, int]:
 def share(run: Run) -> dict[str, Any]:
     """Which rows this process computes, and with what."""
     data = run.config.data
+    own = mesh_share(run.mesh)
     return {
-        "process_index": jax.process_index(), "process_count": jax.process_count(),
+        "process_index": own.index, "process_count": own.count,
         "workers": data.workers, "memory_mb": data.memory_mb, "max_bad": data.max_bad,
     }  # fmt: skip

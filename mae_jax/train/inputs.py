@@ -158,9 +158,9 @@ def colours(spec: Spec, augment: Augment) -> tuple[tuple[float, ...], tuple[floa
 
 
 def together(spec: Spec, augment: Augment) -> bool:
-    """Whether the device's share needs the whole batch: images are mixed, or what a modality mixes."""
+    """Whether the device's share needs the whole batch: to mix images, to normalise by it, or what a modality mixes."""
     kinds = [modalities.find(name, augment) for name in spec]
-    return mixes(augment) or any(modality.together for modality in kinds if modality)
+    return mixes(augment) or augment.normalise == "batch" or any(modality.together for modality in kinds if modality)
 
 
 def mixes(augment: Augment) -> bool:

@@ -5,13 +5,14 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from mae_jax.config import FREE_DATA, differences
 from mae_jax.core.chips import mfu
 from mae_jax.core.errors import UserError
+from mae_jax.core.exits import DONE, FAILED, GIVEN_UP, INTERRUPTED, RESTART
 from mae_jax.core.mesh import replicated
 from mae_jax.data.batches import Problems
 from mae_jax.data.pipeline import fingerprint
@@ -19,22 +20,30 @@ from mae_jax.eval.reconstruct import reconstructor
 from mae_jax.eval.report import full_json, results_json
 from mae_jax.methods.base import Method
 from mae_jax.schema import Config
+from mae_jax.train import rollback
 from mae_jax.train.build import Run, build
-from mae_jax.train.checkpoint import Checkpoints, read_meta, saved_steps
+from mae_jax.train.checkpoint import Checkpoints, Restored, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
+from mae_jax.train.full_disk import replace_text, skipped
+from mae_jax.train.hosts import Hosts
+from mae_jax.train.numbers import Numbers, Record, order_at
+from mae_jax.train.parity import Parity
 from mae_jax.train.pictures import save_step, spread
 from mae_jax.train.plots import plot_run
 from mae_jax.train.probing import Probes
+from mae_jax.train.profile import Profile
 from mae_jax.train.progress import Progress
-from mae_jax.train.signals import Preemption, agree
+from mae_jax.train.signals import Preemption
 from mae_jax.train.stall import Stall
 from mae_jax.train.state import State, rest_of
 from mae_jax.train.summary import summary
 from mae_jax.train.warm_start import warm_start
+from mae_jax.train.watchdog import Watchdog
 from mae_jax.train.writers import Writers
 
-INTERRUPTED = 143  # exit status after a signal, as a shell reports SIGTERM
-BROKEN = 10  # skipped updates in a row after which a run is given up
+AGAIN = "When there is room, the same command goes on from the newest checkpoint."
+# How the steps end: all are done, a signal, too many bad numbers in a row, copies of the weights that differ.
+End = Literal["done", "stopped", "wrong", "diverged"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +65,12 @@ class Task:
     report: Callable[[Any, State, Path], None]
 
 
-def train(config: Config, workdir: Path, task: Task | None = None) -> int:
+def train(config: Config, workdir: Path, task: Task | None = None, profile: tuple[int, int] | None = None) -> int:
     """Train to the end of the schedule, or until a signal; resume where `workdir` left off.
 
-    Returns: the exit status, 0 when the schedule was finished.
+    Args: profile: steps after the first and up to the second are traced (train/profile.py).
+    Returns: the exit status (core/exits.py): DONE, INTERRUPTED, GIVEN_UP, RESTART, or FAILED where the last state could
+      not be saved.
     """
     task = task or PRETRAINING
     if config.transfer.task != task.name:
@@ -71,7 +82,6 @@ def train(config: Config, workdir: Path, task: Task | None = None) -> int:
     scores = task.scores(run, source, test)
     if config.eval.every or config.eval.protocols:
         scores.check(run, source, test)
-    lead = jax.process_index() == 0
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -79,36 +89,76 @@ def train(config: Config, workdir: Path, task: Task | None = None) -> int:
     data = {"batch": config.train.batch, "seed": config.train.seed, "source": fingerprint(source)}
     if run.frozen_hashes:  # reads the files: a wrong one is named before anything else happens
         data["frozen"] = run.frozen_hashes
+    ended: int | Record = Record()
+    while isinstance(ended, Record):  # a roll-back is a restart that stays in this process
+        ended = attempt(task, run, workdir, source, test, scores, data, profile)
+    return ended
+
+
+def attempt(
+    task: Task, run: Run, workdir: Path, source: Any, test: Any, scores: Any, data: dict[str, Any],
+    profile: tuple[int, int] | None,
+) -> int | Record:  # fmt: skip
+    """Resume or start, and train until something ends it -> the exit status, or the record of a roll-back: go on."""
+    config, lead = run.config, jax.process_index() == 0
     with (
-        Checkpoints(workdir, keep=config.checkpoint.keep, best=config.checkpoint.best) as checkpoints,
+        Checkpoints(
+            workdir, keep=config.checkpoint.keep, best=config.checkpoint.best, retry=-(-config.checkpoint.every // 4)
+        ) as checkpoints,
         Preemption() as preemption,
+        Hosts(config.guard.heartbeat, lambda: preemption.requested) as hosts,
     ):
-        state = resume(run, checkpoints, data) or task.start(run)
+        restored = resume(run, checkpoints, data)
+        state = task.start(run) if restored is None else restored.state
         start = int(state["step"])
+        record = rollback.record_of(workdir, start, None if restored is None else restored.data.get("guard"))
+        del restored  # it holds the arrays that the first step takes over
         writers = Writers(
             workdir, tensorboard=config.log.tensorboard, resume_step=start, config=config.to_dict(), active=lead,
             wandb={"project": config.log.wandb, "name": workdir.name} if config.log.wandb else None,
         )  # fmt: skip
         if lead:
-            (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+            with skipped(f"writing {workdir / 'config.json'}"):
+                replace_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
             print(summary(run, workdir, source.describe(), start), file=sys.stderr, flush=True)
-        loop = Loop(run, workdir, checkpoints, writers, data, source, test, scores)
+        numbers = Numbers(config.guard, record, int(state["guard"]["skipped"]))
+        loop = Loop(run, workdir, checkpoints, writers, data, source, test, scores, numbers, hosts)
+        loop.profile = Profile(profile, workdir, start)
         try:
-            state, finished = loop.run(state, start, preemption)
+            state, end = loop.run(state, start)
+            if end in ("done", "stopped"):
+                checkpoints.settle(state)
         finally:
             writers.close()
-        if not finished:
+        if end == "wrong":
+            if record.tries < config.guard.rollbacks:
+                back = rollback.roll_back(workdir, numbers, checkpoints.steps())
+                checkpoints.forget_after(back.at or -1)
+                return back
+            rollback.give_up(run, source, workdir, numbers)
+            return GIVEN_UP
+        if end == "diverged":
+            return RESTART
+        if end == "stopped":
             step = int(state["step"])
+            told = (
+                f"its state is lost: {checkpoints.failed} {AGAIN}"
+                if checkpoints.failed
+                else "the same command resumes."
+            )
             print(
-                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; "
-                f"the same command resumes.",
+                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; {told}",
                 file=sys.stderr,
             )
             return INTERRUPTED
+        if checkpoints.failed:
+            print(f"mae_jax: the last step is done, but {checkpoints.failed} {AGAIN}", file=sys.stderr, flush=True)
+            return FAILED
         if lead:
-            plot_run(workdir)
+            with skipped("curves.png"):
+                plot_run(workdir)
         task.report(scores, state, workdir)
-    return 0
+    return DONE
 
 
 class Loop:
@@ -120,37 +170,46 @@ class Loop:
 
     def __init__(
         self, run: Run, workdir: Path, checkpoints: Checkpoints, writers: Writers, data: dict[str, Any],
-        source: Any, test: Any, probes: Any,
+        source: Any, test: Any, probes: Any, numbers: Numbers, hosts: Hosts,
     ):  # fmt: skip
         self.built, self.workdir, self.checkpoints, self.writers, self.data = run, workdir, checkpoints, writers, data
         self.source, self.test = source, test
         self.config = run.config
-        self.probes = probes
+        self.probes, self.numbers, self.hosts = probes, numbers, hosts
+        guard = self.config.guard
+        self.watchdog = Watchdog(
+            guard.hang_factor, guard.hang_floor, guard.hang_exit, workdir / rollback.FOLDER, hosts.index,
+            hosts.leave if hosts.count > 1 else None,
+        )  # fmt: skip
+        self.parity = Parity(run.shapes["params"], run.mesh)
         self.pictures = reconstructor(
             run.method, run.augment, sharding=replicated(run.mesh), steps=run.config.train.steps
         )
-        self.broken = 0  # updates skipped in a row, as far as logged steps tell
-        self.logged = (0, 0)  # (step, skipped updates so far) when last logged
+        self.profile = Profile(None, workdir)
         self.scores: dict[str, float] = {}  # of this step; by them the best checkpoint is chosen
 
-    def run(self, state: State, start: int, preemption: Preemption) -> tuple[State, bool]:
-        """Train from step `start` -> (state, whether the schedule was finished)."""
-        config, run = self.config, self.built
+    def run(self, state: State, start: int) -> tuple[State, End]:
+        """Train from step `start` -> (state, how it ended)."""
+        config, run, numbers, watchdog = self.config, self.built, self.numbers, self.watchdog
         total, log = config.train.steps, config.log
-        patience = 1 if jax.process_count() == 1 else log.every  # agreeing costs a collective
-        self.logged = start, int(state["guard"]["skipped"])
-        batches = train_batches(run, self.source, start)
+        batches = train_batches(run, self.source, start, order_at(numbers.record.history, start))
         progress = Progress(total, batch=config.train.batch, start=start, active=jax.process_index() == 0)
         before: dict[str, jax.Array] | None = None
         replaced = 0  # samples since the last logged step that could not be decoded
         stall = Stall()
         due: tuple[int, dict[str, Any]] | None = None  # logged when the next step is under way
+        compiled: list[Any] = []
+        watchdog.start()
         try:
             for step in range(start, total):
-                now = run.at(step)
+                self.profile.at(step, before, progress)
+                now, plan = run.at(step), run.at(step).method.plan(step)
+                if (now.method, plan) not in compiled:
+                    compiled.append((now.method, plan))
+                    watchdog.compiles()
                 host = stall.take(batches, before)
                 replaced += int(host["replaced"].sum())
-                state, metrics = now.step(state, run.frozen, now.put(host), now.method.plan(step))
+                state, metrics = now.step(state, run.frozen, now.put(host), plan, numbers.limit)
                 done = step + 1
                 if due is not None:
                     self.log(*due, progress)
@@ -158,40 +217,66 @@ class Loop:
                 if before is not None:
                     jax.block_until_ready(before)  # the host runs one step ahead, never more
                 before = metrics
+                wrong = numbers.took(done, metrics) or (done == total and numbers.flush())
+                watchdog.beat(done)
                 if done % log.every == 0 or done == total or done == 1:
                     wait = stall.share()
                     due = done, metrics | {"data/replaced": replaced, "data/wait": wait}
                     replaced = 0
                     if done > start + 1:
                         stall.advise(wait)
-                if done % patience == 0 and jax.process_count() > 1:
-                    jax.block_until_ready(metrics)  # two collective programs at once can deadlock on a CPU
-                stop = done < total and done % patience == 0 and agree(preemption.requested)
-                if stop or self.pauses_at(done):
+                stop = done < total and self.hosts.stops_at(done)
+                owed = self.checkpoints.owed(done, metrics)
+                if stop or wrong or owed or self.pauses_at(done):
                     if due is not None:
                         self.log(*due, progress)
                         due = None
-                    with progress.paused():
+                    if wrong:
+                        return state, "wrong"
+                    with progress.paused(), watchdog.paused():
+                        saves = stop or done % config.checkpoint.every == 0 or done == total
+                        if (saves or due_every(config.guard.parity, done)) and self.differ(done, state):
+                            return state, "diverged"
                         self.look(done, state)
-                        if stop or done % config.checkpoint.every == 0 or done == total:
+                        if saves or owed:
                             self.save(done, state)
                 if stop:
-                    return state, False
+                    return state, "stopped"
+        except BaseException as error:
+            self.hosts.tell(error)  # of several processes none may wait here for one that is gone
+            raise
         finally:
+            watchdog.close()
+            self.profile.close(before)
             progress.close()
             batches.close()
-            list_problems(self.workdir, batches.problems)
+            with skipped("bad_records.txt"):
+                list_problems(self.workdir, batches.problems)
             self.checkpoints.wait()
-        return state, True
+        return state, "done"
 
     def pauses_at(self, step: int) -> bool:
         """Whether anything but the next train step is due after `step`."""
         c = self.config
-        periods = (c.eval.every, c.log.pictures_every, c.checkpoint.every)
-        return step == c.train.steps or any(every and step % every == 0 for every in periods)
+        periods = (c.eval.every, c.log.pictures_every, c.checkpoint.every, c.guard.parity * self.parity.copies)
+        return step == c.train.steps or any(due_every(period, step) for period in periods)
+
+    def differ(self, step: int, state: State) -> bool:
+        """Whether the copies of the weights differ, which is said; what is saved is only what they agree on."""
+        if not self.config.guard.parity or not self.parity.copies:
+            return False
+        odd = self.parity(state["params"])
+        if odd and jax.process_index() == 0:
+            print(
+                f"mae_jax: the copies of the weights are not the same after step {step}: {odd}. The run ends; the same "
+                f"command resumes from the last checkpoint, with equal copies. If it happens again in the same place, "
+                f"take that device or host out.",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        return bool(odd)
 
     def log(self, step: int, metrics: Mapping[str, Any], progress: Progress) -> None:
-        """Write one logged step, and stop a run in which nothing is finite any more."""
+        """Write one logged step."""
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         shown = {"loss": values["loss"], "lr": values["lr"]}
         progress.update(step, shown, mfu=self.mfu(step, progress.rate))
@@ -200,16 +285,6 @@ class Loop:
             if (used := self.mfu(step, progress.rate)) is not None:
                 values["mfu"] = used
         self.writers.scalars(step, values)
-        before, skipped = self.logged, int(values["skipped"])
-        self.logged = step, skipped
-        self.broken = self.broken + step - before[0] if skipped - before[1] == step - before[0] else 0
-        if self.broken >= min(step, BROKEN):
-            raise UserError(
-                f"the loss is {values['loss']} and the gradient's norm {values['grad_norm']} at step {step}; the last "
-                f"{self.broken} update(s) were skipped because of such values. The weights are still those of "
-                f"the last finite step. Lower optim.learning_rate, set "
-                f"optim.clip=1, or look for broken values in the data; the last checkpoint in {self.workdir} is good."
-            )
 
     def mfu(self, step: int, steps_per_second: float | None) -> float | None:
         """Model FLOPs utilisation at this rate, where chip and cost are known."""
@@ -236,12 +311,19 @@ class Loop:
         batch = spread(self.built, self.test, self.config.log.pictures)
         drawn = self.pictures(state["params"], rest_of(state, self.built.frozen), batch, 0)
         if drawn and jax.process_index() == 0:
-            self.writers.images(step, "reconstruction", save_step(self.built, self.workdir, step, drawn))
+            with skipped(f"the picture of step {step}"):
+                self.writers.images(step, "reconstruction", save_step(self.built, self.workdir, step, drawn))
 
     def save(self, step: int, state: State) -> None:
         """Start saving a checkpoint; `data.position` is the number of the next batch."""
-        data = self.data | {"position": step}
+        self.writers.flush()  # a resumed run goes on from here: its lines up to here must be there
+        data = self.data | {"position": step, "guard": self.numbers.to_save()}
         self.checkpoints.save(step, state, data=data, config=self.config.to_dict(), metrics=self.scores)
+
+
+def due_every(period: int, step: int) -> bool:
+    """Whether what happens every `period` steps (0: never) is due after `step`."""
+    return period > 0 and step % period == 0
 
 
 def start(run: Run) -> State:
@@ -258,7 +340,7 @@ def refuse_other_config(config: Config, workdir: Path) -> None:
         raise UserError(
             f"{workdir} holds a run with another config, and resuming it would mix the two. What differs: "
             f"{'; '.join(changed)}. Take another --workdir, or undo the change. (log, checkpoint, eval, mesh, "
-            f"data.{', data.'.join(FREE_DATA)} and a larger train.steps may change.)"
+            f"guard, data.{', data.'.join(FREE_DATA)} and a larger train.steps may change.)"
         )
 
 
@@ -272,8 +354,8 @@ def list_problems(workdir: Path, problems: Problems) -> None:
             file.writelines(f"{text}\n" for text in new)
 
 
-def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State | None:
-    """The newest good checkpoint's state, or None where there is none.
+def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> Restored | None:
+    """The newest good checkpoint, or None where there is none.
 
     Raises:
       UserError: the data are not those that the checkpoint was trained on.
@@ -281,7 +363,7 @@ def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State
     restored = checkpoints.restore(run.shapes)
     if restored is None:
         return None
-    was = {k: v for k, v in restored.data.items() if k != "position"}
+    was = {k: v for k, v in restored.data.items() if k not in ("position", "guard")}
     now = json.loads(json.dumps(data))
     if was != now:
         what = "frozen networks" if was | {"frozen": now.get("frozen")} == now else "data"
@@ -289,7 +371,7 @@ def resume(run: Run, checkpoints: Checkpoints, data: Mapping[str, Any]) -> State
             f"the {what} have changed since the checkpoint of step {restored.step}: it saw {was}, now it is {now}. "
             f"Training would not go on where it stopped; restore them, or take another --workdir."
         )
-    return restored.state
+    return restored
 
 
 def report(probes: Probes, state: State, workdir: Path) -> None:

@@ -1,19 +1,23 @@
 """One train step for every method: microbatches, gradient, optimizer, averages, guard. It knows no paper."""
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from mae_jax.core.keys import Context
+from mae_jax.core.mesh import batch_shards
 from mae_jax.core.types import Batch, Params
 from mae_jax.methods.base import Method
+from mae_jax.train.apart import accumulate_apart, independent
 from mae_jax.train.norms import part_norms
 from mae_jax.train.schedules import Schedule
 from mae_jax.train.state import State
+from mae_jax.train.sums import accumulate
 
 Step = Callable[..., tuple[State, dict[str, Array]]]
 
@@ -30,39 +34,57 @@ def make_step(
     whole: bool = False,
     steps: int | None = None,
     norms: bool = False,
+    mesh: Mesh | None = None,
+    by_step: bool | None = None,
+    wire: Literal["float32", "bfloat16"] = "float32",
 ) -> Step:
-    """Build `step(state, frozen, batch, plan) -> (state, metrics)`, pure and ready to jit.
+    """Build `step(state, frozen, batch, plan, limit) -> (state, metrics)`, pure and ready to jit.
+
+    A loss above `limit` (train/numbers.py; None: no limit) is passed over as one that is not finite is.
 
     Args:
       optimizer: gives a direction; the step subtracts rate(step) times it. Its `update` may take `step` and `rate`.
       rate: learning rate of a step.
       augment: what happens to a batch on the device, before the loss.
       microbatches: in how many parts the batch runs; the result does not depend on it (but for batch-norm).
-      whole: whether `augment` needs the whole batch (mixing); then it comes before the cut into microbatches.
+      whole: whether `augment` needs the whole batch (mixing); then it comes before the batch is cut into parts.
       average: decay of the running average of the weights; 0 keeps none.
       steps: length of the schedule, for methods that ask (`Context.steps`).
       norms: whether the metrics hold the norms of each part's gradient and update (train/norms.py).
+      mesh: where samples that nothing ties together are computed apart, device by device (train/apart.py); None: the
+        global program is left to XLA, as it is for methods that couple samples.
+      by_step, wire: when parameters are gathered, and in which precision gradients travel (train/apart.py).
     """
+    spread = mesh is not None and batch_shards(mesh) > 1
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(
-        state: State, frozen: Params, batch: Batch, plan: Hashable = None, given: dict[str, Array] | None = None
-    ) -> tuple[State, dict[str, Array]]:
+        state: State, frozen: Params, batch: Batch, plan: Hashable = None, limit: Array | None = None,
+        given: dict[str, Array] | None = None,
+    ) -> tuple[State, dict[str, Array]]:  # fmt: skip
         key = jax.random.key(seed)
-        context = lambda rows: Context(key, state["step"], rows, plan=plan, steps=steps, given=given)
+        context = lambda rows, step=state["step"]: Context(key, step, rows, plan=plan, steps=steps, given=given)
 
-        first = whole and microbatches > 1
+        first = whole and (microbatches > 1 or spread)
         if first:
             batch = augment(batch, context(None))
 
-        def loss(params, stats, part, rows):
-            ctx = context(rows)
-            rest = {"stats": stats, "ema": state["ema"]["teacher"], "frozen": frozen}
+        def loss(params, stats, held, part, rows):
+            ctx = context(rows, held["step"])
+            rest = {"stats": stats, "ema": held["ema"], "frozen": held["frozen"]}
             value, aux = method.loss(params, rest, part if first else augment(part, ctx), ctx)
             weight = jnp.asarray(aux.weight, jnp.float32)
             return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
 
-        grads, stats, metrics = accumulate(loss, state["params"], state["stats"], batch, microbatches)
+        held = {"step": state["step"], "ema": state["ema"]["teacher"], "frozen": frozen}
+        if spread and independent(method, state["stats"]) and given is None:
+            sums = accumulate_apart(
+                loss, state["params"], held, batch, microbatches,
+                mesh=mesh, dtype=method.compute.dtype, by_step=by_step, wire=wire,
+            )  # fmt: skip
+        else:
+            sums = accumulate(loss, state["params"], state["stats"], held, batch, microbatches)
+        grads, stats, metrics = sums.means()
         lr = rate(state["step"])
         direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"], rate=lr)
         params = jax.tree.map(lambda p, d: p - lr * d, state["params"], direction)
@@ -75,38 +97,20 @@ def make_step(
         if norms:
             metrics |= part_norms("grad_norm", grads) | part_norms("update_norm", direction, lr)
         new = {"params": params, "stats": stats, "ema": ema, "opt": opt}
-        return guard(state, new, metrics)
+        return guard(state, new, metrics, limit)
 
     return step
 
 
-def accumulate(loss: Callable, params: Params, stats: Any, batch: Batch, microbatches: int):
-    """(sum(w g) / sum(w), statistics after the last part, sum(w metric) / sum(w)) over the microbatches."""
-    grad = jax.grad(loss, has_aux=True)
-    rows = jnp.arange(len(jax.tree.leaves(batch)[0]))
-
-    def add(carry, part):
-        stats, total = carry
-        g, (stats, metrics, w) = grad(params, stats, *part)
-        new = (g, jax.tree.map(lambda m: w * m, metrics), w)
-        return (stats, new if total is None else jax.tree.map(jnp.add, total, new)), None
-
-    if microbatches == 1:
-        (stats, (g, metrics, w)), _ = add((stats, None), (batch, rows))
-    else:
-        # Part m is rows m::M: the contiguous cut would move samples between devices.
-        split = lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
-        parts = jax.tree.map(split, (batch, rows))
-        shapes = jax.eval_shape(lambda: add((stats, None), jax.tree.map(lambda x: x[0], parts))[0][1])
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (stats, (g, metrics, w)), _ = jax.lax.scan(add, (stats, zero), parts)
-    scale = 1 / jnp.maximum(w, 1e-12)
-    return jax.tree.map(lambda x: x * scale, g), stats, jax.tree.map(lambda x: x * scale, metrics)
-
-
-def guard(state: State, new: State, metrics: dict[str, Array]) -> tuple[State, dict[str, Array]]:
-    """Take the whole new state if loss and gradient are finite, else keep the whole old one; count and go on."""
+def guard(
+    state: State, new: State, metrics: dict[str, Array], limit: Array | None = None
+) -> tuple[State, dict[str, Array]]:
+    """Take the whole new state if loss and gradient are finite and the loss is at most `limit`, else keep the whole old
+    one; count and go on.
+    """
     ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    if limit is not None:
+        ok &= metrics["loss"] <= limit
     kept = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, {name: state[name] for name in new})
     skipped = state["guard"]["skipped"] + jnp.where(ok, 0, 1)
     return kept | {"step": state["step"] + 1, "guard": {"skipped": skipped}}, metrics | {"skipped": skipped}

@@ -10,7 +10,9 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from mae_jax.core.errors import UserError
+from mae_jax.train.full_disk import Growing, replace_text
 
+_GROWING = "mae_jax_growing"  # TensorBoard's writers go by a prefix of the path
 _WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -51,14 +53,16 @@ class Writers:
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
             drop_after(path, resume_step)
-            self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+            self._lines = Growing(path)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error}. Choose a workdir that can be written.") from error
         if tensorboard:
             from tensorboardX import SummaryWriter
+            from tensorboardX.record_writer import register_writer_factory
 
+            register_writer_factory(_GROWING, _GrowingFiles)
             self._tensorboard = SummaryWriter(
-                str(self.workdir / "tensorboard"),
+                f"{_GROWING}:{self.workdir / 'tensorboard'}",
                 purge_step=resume_step + 1 if resume_step else None,
                 filename_suffix=f".{resume_step}",  # two runs that start within one second would share a file
             )
@@ -73,14 +77,13 @@ class Writers:
 
     def scalars(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Write the step's metrics: one line of JSON, on disk when this returns (a non-finite number as
-        "nan", "inf", "-inf").
+        "nan", "inf", "-inf"). On a full disk it is held until there is room.
         """
         if not self.active:
             return
         numbers = {name: float(value) for name, value in values.items()}
-        self._lines.write(
-            json.dumps({"step": int(step), **{n: _plain(v) for n, v in numbers.items()}}, allow_nan=False) + "\n"
-        )
+        line = json.dumps({"step": int(step), **{n: _plain(v) for n, v in numbers.items()}}, allow_nan=False)
+        self._lines.write(f"{line}\n".encode())
         self._lines.flush()
         if self._tensorboard is not None:
             for name, value in numbers.items():
@@ -102,6 +105,11 @@ class Writers:
         if self._wandb is not None:
             self._wandb.log({"step": int(step), name: self._wandb.Image(image)})
 
+    def flush(self) -> None:
+        """Try again to write lines that found no room."""
+        if self.active:
+            self._lines.flush()
+
     def close(self) -> None:
         """Flush and close everything."""
         if not self.active:
@@ -112,6 +120,20 @@ class Writers:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+class _GrowingFiles:
+    """How TensorBoard's thread opens files: on a full disk an ordinary one would end it, and its full queue then stops
+    whoever logs, for ever.
+    """
+
+    @staticmethod
+    def open(path: str) -> Growing:
+        return Growing(Path(path.removeprefix(f"{_GROWING}:")))
+
+    @staticmethod
+    def directory_check(path: str) -> None:
+        Path(path.removeprefix(f"{_GROWING}:")).mkdir(parents=True, exist_ok=True)
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -154,14 +176,10 @@ def drop_after(path: Path, step: int) -> None:
     records = read_jsonl(path)
     kept = [{name: _plain(value) for name, value in record.items()} for record in records if record["step"] <= step]
     text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
-    if text.encode() == path.read_bytes():
-        return
-    beside = path.with_suffix(".jsonl.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    if path.read_bytes().startswith(text.encode()):
+        os.truncate(path, len(text.encode()))  # which needs no room
+    else:
+        replace_text(path, text)
 
 
 def _plain(value: Any) -> Any:

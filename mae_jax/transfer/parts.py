@@ -220,14 +220,25 @@ def segment_parts(
     return train(config, out, task)
 
 
-def parts_config(pretrained: Raw, file: Raw | None = None, overrides: Sequence[str] = (), *, init: str = "") -> Config:
-    """The resolved config: pretrained, then the recipe, then `file`, then `overrides`. Raises UserError."""
+def parts_config(
+    pretrained: Raw,
+    file: Raw | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    init: str = "",
+    source: Source | None = None,
+) -> Config:
+    """The resolved config: pretrained, then the recipe, then `file`, then `overrides`. Raises UserError.
+
+    Args:
+      source: the training split; None: opened as the config says.
+    """
     file = file or {}
     base: dict[str, Any] = {n: dict(pretrained[n]) for n in ("method", "data", "transfer") if n in pretrained}
     base["train"] = {k: v for k, v in pretrained.get("train", {}).items() if k in ("precision", "seed")}
     base["augment"] = {k: v for k, v in pretrained.get("augment", {}).items() if k.startswith("points_")}
     first = resolve(merged(base, file, {"transfer": {"task": "segment"}}), overrides)
-    source = open_split(first, "train")
+    source = open_split(first, "train") if source is None else source
     check_parts(source, "training")
     t = first.transfer
     t = dataclasses.replace(t, **{k: v for k, v in RECIPE.items() if getattr(t, k) is None})
@@ -252,9 +263,9 @@ def parts_config(pretrained: Raw, file: Raw | None = None, overrides: Sequence[s
     return resolve(merged(*layers), [o for o in overrides if not o.startswith("transfer.")])
 
 
-def build_parts(config: Config) -> PartRun:
-    """The run of a config of parts. Raises UserError."""
-    source = open_split(config, "train")
+def build_parts(config: Config, devices: list[jax.Device] | None = None, source: Source | None = None) -> PartRun:
+    """The run of a config of parts; `source` as in `parts_config`. Raises UserError."""
+    source = open_split(config, "train") if source is None else source
     inner = make_method(config)
     if config.augment.options.get("points_stored"):
         raise UserError("augment.points_stored: parts are segmented on the points that the host takes; set it to 0.")
@@ -262,7 +273,7 @@ def build_parts(config: Config) -> PartRun:
         inner=inner, compute=inner.compute, counts=source.part_counts, blocks=config.transfer.segment_blocks
     )
     method.check()
-    run = build(config, method=method)
+    run = build(config, devices, method)
     return PartRun(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Run)})
 
 

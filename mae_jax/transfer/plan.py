@@ -19,7 +19,12 @@ Raw = Mapping[str, Mapping[str, Any]]
 
 
 def finetune_config(
-    pretrained: Raw, file: Raw | None = None, overrides: Sequence[str] = (), *, init: str = ""
+    pretrained: Raw,
+    file: Raw | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    init: str = "",
+    source: Source | None = None,
 ) -> Config:
     """The resolved config of a fine-tuning run: pretrained, then recipe, then `file`, then `overrides`.
 
@@ -28,6 +33,7 @@ def finetune_config(
       file: a config file's sections.
       overrides: "section.key=value".
       init: says which weights the run starts from.
+      source: the training split; None: opened as the config says.
 
     Raises:
       UserError: what does not fit, data without labels among it.
@@ -50,7 +56,7 @@ def finetune_config(
     if "randaugment" in values:
         values["randaugment"] = values["randaugment"] or ""
     asked = dataclasses.replace(first.transfer, **values)
-    source = open_split(first, "train")
+    source = open_split(first, "train") if source is None else source
     check_labels(source, "training")
     method = make_method(first)
     spec = method.batch_spec

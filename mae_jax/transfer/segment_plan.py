@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -71,7 +71,12 @@ class SegmentRun(Run):
 
 
 def segment_config(
-    pretrained: Raw, file: Raw | None = None, overrides: Sequence[str] = (), *, init: str = ""
+    pretrained: Raw,
+    file: Raw | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    init: str = "",
+    source: Source | None = None,
 ) -> Config:
     """The resolved config of a segmentation run: pretrained, then the head's recipe, then `file`, then `overrides`.
 
@@ -95,7 +100,7 @@ def segment_config(
     base["augment"] = {key: v for key, v in pretrained.get("augment", {}).items() if key in AUGMENT}
     task = {"transfer": {"task": "segment"}}
     first = resolve(merged(base, file, task), overrides)
-    source = open_split(first, "train")
+    source = open_split(first, "train") if source is None else source
     check_scenes(source, "training")
     t = filled(first.transfer)
     t = dataclasses.replace(t, task="segment", init=init, classes=len(source.segments), drop_path=t.segment_drop_path)
@@ -151,8 +156,13 @@ def _size(config: Config, t: Transfer) -> tuple[int, int]:
     return rows, columns
 
 
-def build_segment(config: Config, weights: Weights | None, devices: list[jax.Device] | None = None) -> SegmentRun:
+def build_segment(
+    config: Config, weights: Weights | None, devices: list[jax.Device] | None = None, *, load: bool = True
+) -> SegmentRun:
     """The run of a segmentation config; a frozen encoder is loaded from `weights` (None: random).
+
+    Args:
+      load: False: no array of the encoder is made, only its shapes are known.
 
     Raises:
       UserError: what does not fit.
@@ -173,24 +183,29 @@ def build_segment(config: Config, weights: Weights | None, devices: list[jax.Dev
     run = build(config, devices, method)
     parts: dict[str, Any] = {f.name: getattr(run, f.name) for f in dataclasses.fields(Run)}
     if not method.trained:
-        parts["encoder"] = encoder = _frozen_encoder(run, method, weights)
-        shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        parts["frozen_shapes"] = {"encoder": jax.tree.map(shape, encoder)}
+        shapes = frozen_shardings(jax.eval_shape(_fresh(run, method)), run.mesh)
+        parts["frozen_shapes"] = {"encoder": shapes}
+        if load:
+            parts["encoder"] = _frozen_encoder(run, method, weights, shapes)
     return SegmentRun(**parts)
 
 
-def _frozen_encoder(run: Run, method: Segmenter, weights: Weights | None) -> dict[str, Any]:
+def _frozen_encoder(run: Run, method: Segmenter, weights: Weights | None, shapes: Any) -> dict[str, Any]:
     """{"params", "stats"} that the head depends on, on the devices."""
+    with use_mesh(run.mesh):
+        made = jax.jit(_fresh(run, method), out_shardings=jax.tree.map(lambda s: s.sharding, shapes))()
+    return made | starting.encoder(made, method.inner, weights)
+
+
+def _fresh(run: Run, method: Segmenter) -> Callable[[], dict[str, Any]]:
+    """Makes a random encoder's {"params", "stats"}, as far as the head depends on them."""
     inner, found = method.inner, method.reach
 
     def fresh() -> dict[str, Any]:
         params, stats = inner.init(jax.random.key(run.config.train.seed), sample_batch(inner))
         return {"params": pruned(params, found.params), "stats": pruned(stats, found.stats)}
 
-    shapes = frozen_shardings(jax.eval_shape(fresh), run.mesh)
-    with use_mesh(run.mesh):
-        made = jax.jit(fresh, out_shardings=jax.tree.map(lambda s: s.sharding, shapes))()
-    return made | starting.encoder(made, inner, weights)
+    return fresh
 
 
 def start(run: Run, weights: Weights | None) -> State:

@@ -60,11 +60,11 @@ def finetuning(weights: Weights | None) -> Task:
     return Task("finetune", build_finetune, start, Validation, report)
 
 
-def build_finetune(config: Config) -> Run:
+def build_finetune(config: Config, devices: list[jax.Device] | None = None) -> Run:
     """The run of a fine-tuning config."""
     if config.train.sizes:
         raise UserError("train.sizes: fine-tuning has one image size, method.image_size; leave train.sizes empty.")
-    return build(config, method=make_finetune(config))
+    return build(config, devices, make_finetune(config))
 
 
 def report(scores: Validation, state: State, workdir: Path) -> None:

@@ -14,6 +14,7 @@ from tiny_batches import assert_same, images, take
 from mae_jax.core.errors import UserError
 from mae_jax.data import batches as batches_module
 from mae_jax.data import pipeline
+from mae_jax.data import workers as workers_module
 from mae_jax.data.order import Shuffled
 from mae_jax.data.pipeline import eval_batches, train_batches
 from mae_jax.data.sources import Arrays, make_source
@@ -140,21 +141,32 @@ def test_what_is_computed_ahead_is_bounded(small_parts):
 
 def killed(batches, count=1):
     """Kill `count` workers of the running `batches`."""
-    for child in [p for p in batches._children if p.is_alive()][:count]:
+    for child in [p for p in batches.processes if p.is_alive()][:count]:
         os.kill(child.pid, signal.SIGKILL)
         child.join(10)
 
 
-def test_killed_workers_are_started_again_and_no_sample_is_lost(small_parts, capfd):
-    whole = take(40, photos(), CROPS, batch=8, seed=3)
-    with train_batches(photos(), CROPS, batch=8, seed=3, workers=2, memory_mb=1) as batches:
-        got = [next(batches)]
-        pid = batches._children[0].pid
-        killed(batches)
-        got += [next(batches) for _ in range(39)]
+@pytest.mark.parametrize("shared", [True, False], ids=["shared memory", "no room in shared memory"])
+def test_killed_workers_are_started_again_and_no_sample_is_lost(monkeypatch, capfd, shared):
+    """Killed at moments of no choice, which is where locks and half messages would leave the parent waiting."""
+    monkeypatch.setattr(batches_module, "RESTARTS", 4)
+    if not shared:
+        monkeypatch.setattr(workers_module, "_unnamed_file", lambda size: None)
+    views = images((64, 64), 3)
+    whole = take(60, photos(), views, batch=32, seed=3)
+    moments = np.random.default_rng(0)
+    with train_batches(photos(), views, batch=32, seed=3, workers=2, memory_mb=64) as batches:
+        got, pids = [next(batches)], []
+        for _ in range(2):
+            time.sleep(moments.uniform(0, 0.03))
+            pids.append(batches.processes[0].pid)
+            killed(batches)
+            got += [next(batches) for _ in range(20)]
+        got += [next(batches) for _ in range(60 - len(got))]
     assert_same(whole, got)
     said = capfd.readouterr().err
-    assert f"process {pid}" in said and "SIGKILL" in said and "no sample is lost" in said
+    assert all(f"process {pid}" in said for pid in pids) and "SIGKILL" in said and "no sample is lost" in said
+    assert not batches.processes[0].is_alive()
 
 
 def test_workers_that_are_killed_again_and_again_are_an_error(small_parts, monkeypatch):

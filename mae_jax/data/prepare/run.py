@@ -100,7 +100,8 @@ def _write_all(
     progress = Progress(sum(plan.records.values()))
     notes: dict[Job, Any] = {}
     context = multiprocessing.get_context("spawn")
-    count, stop = context.Value("q", 0), context.Event()
+    # Without locks, which a killed worker could hold: each job counts in a place of its own.
+    counts, stop = context.RawArray("q", len(jobs)), context.RawValue("b", 0)
     old = 0
 
     def take(job: Job, done: tuple[bool, dict[str, Any]]) -> None:
@@ -112,23 +113,23 @@ def _write_all(
 
     try:
         if not workers:
-            _start(target, plan, sources, count, stop, None)
-            for job in jobs:
-                take(job, _work(*job))
-                progress(count.value)
+            _start(target, plan, sources, counts, stop, None)
+            for place, job in enumerate(jobs):
+                take(job, _work(*job, place))
+                progress(sum(counts))
         else:
-            arguments = (target, plan, sources, count, stop, os.getpid())
+            arguments = (target, plan, sources, counts, stop, os.getpid())
             with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, arguments) as pool:
                 try:
-                    futures: dict[Future, Job] = {pool.submit(_work, *job): job for job in jobs}
+                    futures: dict[Future, Job] = {pool.submit(_work, *job, i): job for i, job in enumerate(jobs)}
                     left = set(futures)
                     while left:
                         done, left = wait(left, LOOK, FIRST_COMPLETED)
                         for future in done:
                             take(futures[future], future.result())
-                        progress(count.value)
+                        progress(sum(counts))
                 except BaseException:
-                    stop.set()
+                    stop.value = 1
                     pool.shutdown(cancel_futures=True)
                     raise
     except BrokenProcessPool as error:
@@ -144,10 +145,10 @@ def _write_all(
 _state: tuple[Path, Plan, dict[str, Source], Any, Any] | None = None
 
 
-def _start(target: Path, plan: Plan, sources: dict[str, Source], count: Any, stop: Any, parent: int | None) -> None:
+def _start(target: Path, plan: Plan, sources: dict[str, Source], counts: Any, stop: Any, parent: int | None) -> None:
     """What a worker holds. One with a parent ends when that does, and leaves Ctrl-C to it."""
     global _state
-    _state = (target, plan, sources, count, stop)
+    _state = (target, plan, sources, counts, stop)
     if parent is None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -155,17 +156,16 @@ def _start(target: Path, plan: Plan, sources: dict[str, Source], count: Any, sto
     end_with(parent)
 
 
-def _work(split: str, shard: int) -> tuple[bool, dict[str, Any]]:
-    """(whether the shard was there already, its note)."""
+def _work(split: str, shard: int, place: int) -> tuple[bool, dict[str, Any]]:
+    """(whether the shard was there already, its note); records done are counted at `place`."""
     assert _state is not None
-    target, plan, sources, count, stop = _state
+    target, plan, sources, counts, stop = _state
 
     def tick() -> bool:
-        with count.get_lock():
-            count.value += 1
-        return not stop.is_set()
+        counts[place] += 1
+        return not stop.value
 
-    if stop.is_set():
+    if stop.value:
         raise Stopped
     note = finished(target, plan, split, shard)
     if note is not None:

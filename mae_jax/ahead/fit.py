@@ -1,0 +1,106 @@
+"""`mae_jax compile --fit`: the fastest settings that fit, by the roofline, with as few compiles as it can."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from mae_jax.ahead import program, step
+from mae_jax.ahead.predict import Guess, Predictor, Settings
+from mae_jax.ahead.topology import Topology
+from mae_jax.core.errors import UserError
+
+REMATS = ("none", "dots", "full")
+COMPILES = 6  # at most
+SMALL = 100 * 2**20  # bytes of parameters and optimizer below which splitting them is not tried
+GIB = 2**30
+
+
+def fit(asked: step.Asked, topology: Topology, say: Callable[[str], None]) -> tuple[program.Figures, dict[str, Any]]:
+    """(figures of the best settings, these as overrides): the fastest by the roofline that compile and fit.
+
+    Guesses for all settings come from one trace per remat and the shardings (predict.py). The fastest that is guessed
+    to fit is compiled; what it shows corrects the guesses. The first that fits is the fastest there is. Where none
+    fits, the figures are those of the smallest.
+
+    Args:
+      say: called with a line for everything that is tried.
+
+    Raises:
+      UserError: the devices are of no chip whose peaks are known, or there is nothing to search.
+    """
+    if topology.chip is None or topology.memory is None:
+        raise UserError(
+            f"--fit needs the chip's peaks and memory, and a {topology.kind} is not in the table (mae_jax/core/chips.py): "
+            f"name a slice, as --topology v5e:4x8."
+        )
+    predictor = Predictor(asked, topology)
+    settings = candidates(asked, topology, predictor)
+    say(f"{len(settings)} settings of {asked.config.train.batch} samples on {len(topology.devices)} x {topology.kind}")
+    tried: dict[Settings, program.Figures] = {}
+    while len(tried) < COMPILES:
+        chosen = choose([predictor.guess(s) for s in settings if s not in tried], topology.memory)
+        if chosen is None or (tried and chosen.peak > topology.memory and _hopeless(tried)):
+            break
+        found = program.compiled(chosen.settings.of(asked), topology)
+        tried[chosen.settings] = found
+        say(line(chosen, found))
+        if found.fits:
+            return found, chosen.settings.overrides()
+        predictor.learn(chosen, found)
+    say("nothing fits")
+    best, figures = min(tried.items(), key=lambda item: item[1].memory.peak if item[1].memory else float("inf"))
+    return figures, best.overrides()
+
+
+def candidates(asked: step.Asked, topology: Topology, predictor: Predictor) -> list[Settings]:
+    """The settings that change no result: where samples hang together, the batch is not cut."""
+    config, devices = asked.config, len(topology.devices)
+    run = predictor.run(1)
+    spec = run.method.batch_spec
+    cut = all(leaf.batched for leaf in spec.values()) and not run.method.couples
+    rows = config.train.batch // devices
+    parts = [m for m in range(1, rows + 1) if rows % m == 0] if cut else [config.train.microbatches]
+    state = program.state_bytes(run)
+    splits = [n for n in _powers(devices) if n == 1 or state["parameters"] + state["optimizer"] > SMALL]
+    remats = [r for r in REMATS if r == "none" or predictor.traced(r) != predictor.traced("none")]
+    loops = (True, False) if predictor.traced("none").loops else (config.mesh.scan,)
+    return [Settings(m, r, s, f) for m in parts for r in remats for s in loops for f in splits]
+
+
+def choose(guesses: Sequence[Guess], memory: float) -> Guess | None:
+    """The fastest guess that fits the memory; of equally fast ones that which keeps most simple.
+
+    Where none fits, the smallest. None of nothing.
+    """
+    if not guesses:
+        return None
+    fitting = [g for g in guesses if g.peak <= memory]
+    return min(fitting, key=speed) if fitting else min(guesses, key=lambda g: g.peak)
+
+
+def speed(guess: Guess) -> tuple[float, ...]:
+    """Smaller is better: the roofline to a hundredth, all three bounds together, then what compiles faster."""
+    total = sum(guess.roofline.bounds.values())
+    s = guess.settings
+    return (float(f"{guess.roofline.seconds:.2e}"), float(f"{total:.2e}"), s.microbatches, not s.scan, s.fsdp)
+
+
+def line(guess: Guess, found: program.Figures) -> str:
+    """What was tried, as guessed and as compiled."""
+    guessed = f"guessed {guess.peak / GIB:.1f} GiB, {1e3 * guess.roofline.seconds:.1f} ms"
+    real = "refused" if found.memory is None else f"{found.memory.peak / GIB:.1f} GiB"
+    if found.roofline is not None:
+        real += f", {1e3 * found.roofline.seconds:.1f} ms"
+    return f"  {guess.settings}: {guessed}; compiled {real}: {'fits' if found.fits else 'does not fit'}"
+
+
+def _hopeless(tried: dict[Settings, program.Figures]) -> bool:
+    """Whether the smallest settings were compiled, and do not fit."""
+    return any(s.remat == "full" for s in tried)
+
+
+def _powers(n: int) -> Iterable[int]:
+    """1, 2, 4, ... as far as they divide n."""
+    power = 1
+    while n % power == 0:
+        yield power
+        power *= 2

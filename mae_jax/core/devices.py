@@ -1,0 +1,133 @@
+"""Devices laid out as a (data, fsdp, tensor) mesh: over slices, and so that a process holds one run of a batch's rows."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from mae_jax.core.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")  # the axes over which a batch is split
+
+
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    tensor: int = 1,
+    slices: int = 0,
+    across: Literal["data", "fsdp"] = "data",
+) -> Mesh:
+    """A mesh of `data` x `fsdp` x `tensor` devices; -1 for one of them takes what is left.
+
+    Args:
+      slices: groups of devices with a fast network inside and a slow one (DCN) between; 0: as the devices say.
+      across: the axis that crosses from slice to slice; the others stay inside one.
+
+    Raises:
+      UserError: sizes that do not fit the devices or the slices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    free = [name for name, n in sizes.items() if n == -1]
+    fixed = math.prod(n for n in sizes.values() if n != -1)
+    wrong = any(n < 1 and n != -1 for n in sizes.values())
+    if wrong or len(free) > 1 or len(devices) % fixed or (not free and fixed != len(devices)):
+        raise UserError(
+            f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.tensor={tensor} does not fit {len(devices)} device(s): their "
+            f"product must be the number of devices, and at most one may be -1 (whatever is left)."
+        )
+    for name in free:
+        sizes[name] = len(devices) // fixed
+    count = _slices(devices, slices)
+    if sizes[across] % count:
+        raise UserError(
+            f"{count} slices do not divide mesh.{across}={sizes[across]}: the axis that crosses from slice to slice "
+            f"(mesh.across={across}) must be a multiple of their number, and the others fit into one slice of "
+            f"{len(devices) // count} devices. Choose mesh.data, mesh.fsdp and mesh.tensor so, or set mesh.across."
+        )
+    outside = tuple(count if name == across else 1 for name in AXES)
+    inside = tuple(sizes[name] // n for name, n in zip(AXES, outside))
+    placed = _placed(devices, count, inside, outside)
+    if not _in_runs(placed):  # the torus' order would deal a process rows that lie apart
+        placed = _by_process(devices, count, inside, AXES.index(across))
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def slice_of(device: jax.Device) -> int:
+    """The number of a device's slice; 0 where devices know of none."""
+    return getattr(device, "slice_index", None) or 0
+
+
+def _slices(devices: Sequence[jax.Device], asked: int) -> int:
+    found = len({slice_of(device) for device in devices})
+    if asked < 0 or (asked and found > 1 and asked != found) or (asked and len(devices) % asked):
+        raise UserError(
+            f"mesh.slices={asked}, but the {len(devices)} devices say that they lie in {found} slice(s): leave it at "
+            f"0, which takes what there is, or give a divisor of the number of devices where they say nothing."
+        )
+    return asked or found
+
+
+def _placed(devices: Sequence[jax.Device], count: int, inside: tuple[int, ...], outside: tuple[int, ...]) -> np.ndarray:
+    """Devices [data, fsdp, tensor] in the order that suits the network between them."""
+    if count == 1:
+        return jax.make_mesh(inside, AXES, devices=devices, axis_types=(AxisType.Auto,) * 3).devices
+    if len({slice_of(device) for device in devices}) > 1:
+        return mesh_utils.create_hybrid_device_mesh(inside, outside, devices, allow_split_physical_axes=True)
+    return _by_process(devices, count, inside, outside.index(count))
+
+
+def _by_process(devices: Sequence[jax.Device], count: int, inside: tuple[int, ...], across: int) -> np.ndarray:
+    """Devices [data, fsdp, tensor], slice by slice and in these process by process, as they come."""
+    order = sorted(devices, key=lambda device: (slice_of(device), device.process_index))
+    parts = np.split(np.asarray(order, dtype=object), count)
+    return np.concatenate([part.reshape(inside) for part in parts], axis=across)
+
+
+class Share(NamedTuple):
+    """Which equal part of a batch's rows a process computes: number `index` of `count`."""
+
+    index: int
+    count: int
+
+
+def share(mesh: Mesh) -> Share:
+    """The rows of a batch that this process' devices hold.
+
+    Processes among which tensor splits hold the same rows, and each reads them.
+
+    Raises:
+      UserError: processes whose rows overlap in part, or lie apart.
+    """
+    if not _in_runs(mesh.devices):
+        raise UserError(
+            f"mesh.data={mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} x mesh.tensor={mesh.shape['tensor']} "
+            f"would deal {len({d.process_index for d in mesh.devices.flat})} processes rows of a batch that overlap or "
+            f"lie apart: let mesh.tensor be a divisor or a multiple of the number of devices per process."
+        )
+    rows = _rows(mesh.devices)
+    mine = rows[jax.process_index()]
+    return Share(mine[0] // len(mine), mesh.devices.size // mesh.devices.shape[2] // len(mine))
+
+
+def _rows(devices: np.ndarray) -> dict[int, list[int]]:
+    """{process: the parts of a batch that its devices hold}."""
+    found: dict[int, list[int]] = {}
+    for row, group in enumerate(devices.reshape(-1, devices.shape[2])):
+        for process in {device.process_index for device in group}:
+            found.setdefault(process, []).append(row)
+    return found
+
+
+def _in_runs(devices: np.ndarray) -> bool:
+    """Whether every process holds an equal part of the batch's rows, in one piece."""
+    rows = list(_rows(devices).values())
+    n = len(rows[0])
+    return all(len(own) == n and own[0] % n == 0 and own[-1] - own[0] == n - 1 for own in rows)

@@ -1,0 +1,100 @@
+"""Parameters that fsdp splits, brought together where they are used: an all-gather, whose transpose is a reduce-scatter.
+
+Written out, because XLA left alone goes by its own lights: on a CPU it all-reduces whole gradients, and it may gather
+in float32 what is used in bfloat16. Only for code that runs apart (`core.mesh.Use.apart`); in one global program XLA
+still decides.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from mae_jax.core import tree
+from mae_jax.core.mesh import active
+
+_SPLIT: list[dict[int, PartitionSpec]] = []  # {id of an array: how it lies} of what its layer will gather
+_ASKED: list[set[int]] = []  # ids of what `parts` was asked for
+
+
+@contextmanager
+def waiting(arrays: Mapping[str, jax.Array], specs: Mapping[str, PartitionSpec]) -> Iterator[None]:
+    """While this holds, `parts` knows that the arrays of these paths are parts, and of what."""
+    _SPLIT.append({id(arrays[path]): spec for path, spec in specs.items()})
+    try:
+        yield
+    finally:
+        _SPLIT.pop()
+
+
+@contextmanager
+def asked_for(arrays: Mapping[str, jax.Array], found: set[str]) -> Iterator[None]:
+    """Add to `found` the paths of those arrays that `parts` is asked for while this holds."""
+    ids: set[int] = set()
+    _ASKED.append(ids)
+    try:
+        yield
+    finally:
+        _ASKED.pop()
+        found |= {path for path, array in arrays.items() if id(array) in ids}
+
+
+def parts(layer: Any) -> dict[str, PartitionSpec]:
+    """{path: how it lies} of those parameters of a layer that are only parts yet.
+
+    Ask with a layer's arrays as the method got them: they are known by identity.
+    """
+    flat = tree.flatten(layer)
+    if _ASKED:
+        _ASKED[-1].update(map(id, flat.values()))
+    split = _SPLIT[-1] if _SPLIT else {}
+    return {path: split[id(x)] for path, x in flat.items() if id(x) in split}
+
+
+def whole(layer: Any, parts: Mapping[str, PartitionSpec], dtype: Any) -> Any:
+    """A layer with its `parts` gathered, matrices in `dtype`.
+
+    Called inside a loop or jax.checkpoint, so that only one layer is whole at a time.
+    """
+    if not parts:
+        return layer
+    precision = lambda x: dtype if x.ndim > 1 else x.dtype
+    bring = lambda path, x: gather(x, parts[path], precision(x)) if path in parts else x
+    return tree.map_with_path(bring, layer)
+
+
+def fsdp_axis(spec: PartitionSpec) -> int:
+    """The axis of an array that fsdp splits; -1 where none is."""
+    return next((i for i, name in enumerate(spec) if name == "fsdp"), -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gather(x: jax.Array, spec: PartitionSpec, dtype: Any) -> jax.Array:
+    """The whole array, in `dtype`, of which each device along fsdp holds a part; its gradient is `scatter`."""
+    whole = lambda x: jax.lax.all_gather(x, "fsdp", axis=fsdp_axis(spec), tiled=True)
+    return _along_tensor(whole, spec)(x.astype(dtype))
+
+
+gather.defvjp(lambda x, spec, dtype: (gather(x, spec, dtype), None), lambda spec, dtype, _, g: (scatter(g, spec),))
+
+
+def scatter(g: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """The sum of float32 `g` over the devices along fsdp, split over them; it travels in `Use.wire`."""
+    now = active()
+    assert now is not None
+    add = lambda g: jax.lax.psum_scatter(g, "fsdp", scatter_dimension=fsdp_axis(spec), tiled=True)
+    return _along_tensor(add, spec)(g.astype(now.wire)).astype("float32")
+
+
+def _along_tensor(function: Callable[[jax.Array], jax.Array], spec: PartitionSpec) -> Callable[[jax.Array], jax.Array]:
+    """`function` on each device's own part along tensor; XLA would bring these together first."""
+    now = active()
+    assert now is not None
+    if now.mesh.shape["tensor"] == 1:
+        return function
+    own = PartitionSpec(*("tensor" if name == "tensor" else None for name in spec))
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.shard_map(function, mesh=mesh, in_specs=own, out_specs=own, axis_names={"tensor"}, check_vma=False)
