@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import resource
+import sys
 import threading
 
 import numpy as np
@@ -19,7 +20,7 @@ from mae_jax.core.exits import DONE, FAILED
 from mae_jax.train import loop
 from mae_jax.train.build import Run
 from mae_jax.train.checkpoint import Checkpoints, restore_arrays, saved_steps
-from mae_jax.train.full_disk import Growing
+from mae_jax.train.full_disk import Growing, patient_streams
 from mae_jax.train.loop import train
 from mae_jax.train.writers import Writers, drop_after
 
@@ -143,6 +144,20 @@ def test_tensorboard_without_room_stops_nobody(tmp_path):
     writers.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert events.stat().st_size > 40 * 20 and len(metrics(tmp_path)) == 40
+
+
+def test_a_log_without_room_ends_no_run(tmp_path):
+    """stderr of a run is often a file on the disk that is full."""
+    with open(tmp_path / "log", "w", buffering=1) as log, Limit() as limit, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", log)
+        limit.on(16)
+        with patient_streams():
+            for _ in range(9):
+                print("what a run says", file=sys.stderr, flush=True)
+        with pytest.raises(OSError, match="too large"):
+            print("and without", file=sys.stderr, flush=True)
+        limit.off()
+    assert (tmp_path / "log").read_text().startswith("what a run says\n")
 
 
 def test_lines_of_later_steps_go_without_room(tmp_path):
