@@ -1,4 +1,4 @@
-"""Devices laid out as a (data, fsdp, tensor) mesh: over slices, and so that a process holds one run of a batch's rows."""
+"""Devices laid out as a (data, fsdp, tensor) mesh: over slices, and each process with one run of a batch's rows."""
 
 import math
 from collections.abc import Sequence

@@ -121,7 +121,7 @@ class Attention(nn.Module):
 def fused(
     module: Any, streams: int, heads: int, width: int, name: str, use_bias: bool
 ) -> Callable[[Float[Array, "b n d"]], Float[Array, "b n streams heads width"]]:
-    """The child `name` of an attention: one matrix for several streams of heads, dealt over tensor where it is split."""
+    """The child `name` of an attention: one matrix for several streams of heads, dealt over tensor where it can be."""
     if split_heads(heads) and not module.is_initializing():
         return HeadsDense(streams, heads, width, module.dtype, use_bias, name=name)
     linear = dense(streams * heads * width, name, module.dtype, use_bias=use_bias, kernel_init=module.kernel_init)

@@ -297,7 +297,7 @@ def _check_batch(config: Config, method: Method, mesh: Mesh) -> None:
         if n % parts:
             raise UserError(
                 f"{key} gives {n} samples at a time, which {parts} devices (mesh.data x mesh.fsdp) cannot share "
-                f"equally: choose a multiple of {parts} (times train.microbatches={train.microbatches} for train.batch)."
+                f"equally: choose a multiple of {parts} (train.batch: times train.microbatches={train.microbatches})."
             )
 
 
