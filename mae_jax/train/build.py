@@ -223,7 +223,7 @@ def build(config: Config, devices: list[jax.Device] | None = None, method: Metho
 BY_STEP = {"auto": None, "step": True, "layer": False}  # mesh.gather
 
 
-def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh_of(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh that a config asks for."""
     m = config.mesh
     return make_mesh(m.data, m.fsdp, devices, tensor=m.tensor, slices=m.slices, across=m.across)

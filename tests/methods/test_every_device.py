@@ -12,7 +12,16 @@ from tiny_methods import make
 
 from mae_jax import methods
 from mae_jax.core import tree
-from mae_jax.core.mesh import batch_sharding, frozen_shardings, make_mesh, replicated, state_shardings, use_mesh
+from mae_jax.core.mesh import (
+    batch_sharding,
+    frozen_shardings,
+    make_mesh,
+    replicated,
+    state_shardings,
+    table,
+    use_mesh,
+    with_shardings,
+)
 from mae_jax.nets.compute import Compute
 from mae_jax.train.step import make_step
 
@@ -54,6 +63,21 @@ def assert_same(found, expected, rtol=2e-5, atol=2e-6):
         np.testing.assert_allclose(metrics[key], wanted[key], rtol=rtol, atol=atol, err_msg=key)
     for path, leaf in reference.items():
         np.testing.assert_allclose(state[path], leaf, rtol=rtol, atol=atol, err_msg=path)
+
+
+def test_every_array_is_covered_and_every_axis_used(name):
+    """Parameters, statistics, averages and frozen networks, by the table that `mae_jax compile --shardings` prints."""
+    _, params, rest, _ = make(name, SAMPLES)
+    mesh = make_mesh(2, 2, tensor=2)
+    state = {"params": params, "stats": rest["stats"], "ema": rest["ema"]}
+    rows = table(with_shardings(state, state_shardings(state, mesh)), mesh)
+    rows += table(frozen_shardings(rest["frozen"], mesh), mesh)
+    assert len(rows) == len(jax.tree.leaves((state, rest["frozen"])))
+    split = {axis: sum(row.bytes for row in rows if axis in row.spec) for axis in ("fsdp", "tensor")}
+    assert split["fsdp"] and (split["tensor"] or name in ("spark", "graphmae"))  # which have no Transformer blocks
+    for row in rows:
+        whole = np.prod(row.shape) * np.dtype(row.dtype).itemsize
+        assert whole == row.bytes * 2 ** (("fsdp" in row.spec) + ("tensor" in row.spec)), row
 
 
 def test_eight_devices_are_one(name):
