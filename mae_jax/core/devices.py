@@ -95,10 +95,10 @@ def _by_process(devices: Sequence[Any], count: int, inside: tuple[int, ...], acr
 
 
 class Share(NamedTuple):
-    """Which equal part of a batch's rows a process computes: number `index` of `count`."""
+    """Which equal part of a batch's rows a process computes: number `part` of `parts`."""
 
-    index: int
-    count: int
+    part: int
+    parts: int
 
 
 def share(mesh: Mesh) -> Share:

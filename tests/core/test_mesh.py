@@ -67,7 +67,7 @@ def test_a_process_holds_one_run_of_rows(sizes, rows):
         chip.process_index = chip.coords[0] // 2 + 2 * (chip.coords[1] // 2)
     found = mesh.make_mesh(sizes[0], sizes[1], chips, tensor=sizes[2])
     share = devices.share(found)
-    assert share.index == 0 and share.count == sizes[0] * sizes[1] // rows
+    assert share.part == 0 and share.parts == sizes[0] * sizes[1] // rows
 
 
 @pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, -1), (4, 4), (0, 8), (-1, 3)])
