@@ -1,9 +1,9 @@
 """What the processes of one run tell each other besides their collectives: stop here, I failed, I am still there.
 
-It goes through the key-value store of jax's coordination service, by a thread of its own, so that it works while the main
-thread is inside a collective that will never end. Left alone, jax ends the survivors of a lost process by an abort in the
-middle of a stack trace, or lets them wait in a collective; here each says who is lost and leaves with a status by which
-a launcher knows that the same command resumes. With one process nothing of this runs.
+It goes through the key-value store of jax's coordination service, by a thread of its own, so that it works while the
+main thread is inside a collective that will never end. Left alone, jax ends the survivors of a lost process by an abort
+and a stack trace, or lets them wait in a collective; here each says who is lost and leaves with a status by which a
+launcher knows that the same command resumes. With one process nothing of this runs.
 """
 
 import contextlib

@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-import shutil
 from collections import defaultdict
 
 import jax
@@ -11,11 +10,9 @@ import jax.numpy as jnp
 import pytest
 from jax.profiler import ProfileData
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny_runs import tiny
 
 from mae_jax.commands.main import main
 from mae_jax.core.errors import UserError
-from mae_jax.train.loop import train
 from mae_jax.train.profile import Profile, parse_span, top_ops, where
 from mae_jax.train.progress import Progress
 from mae_jax.train.xplane import Op, Origin, fields, origins, read_ops
@@ -131,21 +128,33 @@ def annotated(path):
     return [dict(event.stats)["step_num"] for event in events if event.name == "train"]
 
 
-def test_the_steps_asked_for_are_traced_and_a_run_goes_on_inside_them(tmp_path, capsys):
-    config, workdir = tiny("train.steps=5", "checkpoint.every=3", "method.depth=1"), tmp_path / "run"
-    assert train(config, workdir, profile=(2, 5)) == 0
-    said = capsys.readouterr().out
-    (trace,) = session(workdir, "steps_2_5").glob("*.xplane.pb")
-    assert sorted(annotated(trace)) == [2, 3, 4]
-    assert said.startswith("profile of steps 2:5\n") and "Encoder/blocks/Block" in said
-    assert (trace.parent / "top_ops.txt").read_text() == said[: said.index("\n  trace: ") + 1]
-    assert any(re.fullmatch(r"mae_jax/train/step.py:\d+", op.origin.source) for op in read_ops(trace))
+def go(profile, steps, total):
+    """What the loop does around its steps, on a small program."""
+    step, x, done = jax.jit(lambda x: jnp.sin(x) @ x), jnp.ones((8, 8)), None
+    try:
+        for number in steps:
+            profile.at(number, done, Progress(total, active=False))
+            done = step(x)
+    finally:
+        profile.close(done)
 
-    shutil.rmtree(workdir / "checkpoints/5")  # as if the run had been killed after step 4
-    assert train(config, workdir, profile=(2, 5)) == 0
-    (trace,) = session(workdir, "steps_3_5").glob("*.xplane.pb")
-    assert sorted(annotated(trace)) == [3, 4] and "profile of steps 3:5" in capsys.readouterr().out
-    assert not list(workdir.glob(".profile_*"))
+
+def test_the_steps_asked_for_are_traced_and_a_run_goes_on_inside_them(tmp_path, capsys):
+    """tests/launch/test_local.py does the same with a training run."""
+    go(Profile((2, 5), tmp_path), range(9), 9)
+    said = capsys.readouterr().out
+    (trace,) = session(tmp_path, "steps_2_5").glob("*.xplane.pb")
+    assert sorted(annotated(trace)) == [2, 3, 4] and trace.with_name(f"{trace.name[:-9]}trace.json.gz").is_file()
+    assert said.startswith("profile of steps 2:5\n") and "dot" in said
+    assert (trace.parent / "top_ops.txt").read_text() == said[: said.index("\n  trace: ") + 1]
+    assert any(re.fullmatch(r"train/test_profile.py:\d+", op.origin.source) for op in read_ops(trace))
+    go(Profile((2, 5), tmp_path, start=3), range(3, 9), 9)
+    (trace,) = session(tmp_path, "steps_3_5").glob("*.xplane.pb")
+    assert sorted(annotated(trace)) == [3, 4]
+    go(Profile((2, 5), tmp_path), range(4), 9)  # stopped by a signal after step 4
+    (trace,) = session(tmp_path, "steps_2_4").glob("*.xplane.pb")
+    assert sorted(annotated(trace)) == [2, 3] and "profile of steps 2:4" in capsys.readouterr().out
+    assert not list(tmp_path.glob(".profile_*"))
 
 
 def test_a_run_past_its_span_goes_on(tmp_path, capsys):

@@ -1,0 +1,399 @@
+#!/usr/bin/env bash
+# Cloud TPU VMs: create or attach, install, run inside tmux on every worker, watch, create again. See --help.
+set -euo pipefail
+
+# Exit statuses of mae_jax (mae_jax/core/exits.py).
+DONE=0 BAD_INPUT=2 RESTART=75 INTERRUPTED=143
+SESSION=mae_jax MOUNT=/mnt/bucket
+
+usage() {
+  cat <<'TEXT'
+usage: launch/tpu_vm.sh COMMAND --name NAME --zone ZONE --project PROJECT [options] [-- mae_jax train ...]
+
+  create     queue for a TPU and wait until it is there; one of this name that is there already is attached to
+  install    this checkout (its last commit) and its requirements on all workers; mounts --bucket
+  run        start the command after -- on all workers, inside tmux; it goes on when this terminal is closed
+  logs       follow what --worker prints (0 by default)
+  status     the state of the TPU, and of the run on it
+  stop       SIGTERM to the run on all workers: it saves a checkpoint and ends; the TPU stays, and costs
+  delete     delete the TPU with everything on its disks; needs --yes
+  train      all of it: create or attach, install, run, watch; a TPU that was taken away (spot) is created again, and
+             the same command resumes from the newest checkpoint of --workdir; ends with the status of the run
+
+create, train:
+  --type TYPE          accelerator type, as v5litepod-16, v4-32, v6e-8                        (required)
+  --version VERSION    software version of the TPU, as v2-alpha-tpuv5-lite, v2-alpha-tpuv6e   (required)
+  --spot               cheaper; may be taken away at any time
+  --direct             ask for it at once in the place of queueing
+  --wait SECONDS       how long to wait for it (default 86400)
+install, train:
+  --bucket gs://NAME   mounted at /mnt/bucket on all workers with gcsfuse
+  --source DIR         a checkout of mae_jax (default: the one that this script is in)
+run, train:
+  --restarts N         starts on the spot after status 75 or 143, or when a process was lost (default 20)
+  --workdir-is-shared  the --workdir of the command is seen by all workers, though it is not under /mnt
+train:
+  --recreate N         times that a TPU is created again (default 20)
+  --delete-when-done   delete the TPU when the run has ended with status 0
+all:
+  --poll SECONDS       between two looks (default 30)
+  --dry-run            print every command, run none
+  --help
+
+A TPU VM costs money from the moment it is there until it is deleted, whether anything runs on it or not:
+`tpu_vm.sh delete`, and `gcloud compute tpus tpu-vm list --zone ZONE` shows what is left.
+TEXT
+}
+
+refuse() {
+  printf 'tpu_vm.sh: %s\n' "$1" >&2
+  exit "$BAD_INPUT"
+}
+
+say() { printf 'tpu_vm.sh: %s\n' "$1" >&2; }
+
+# Its arguments as one line that any shell reads back: each in single quotes where it needs any.
+quote() {
+  local word out=''
+  for word in "$@"; do
+    [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
+    out+="${out:+ }$word"
+  done
+  printf '%s' "$out"
+}
+
+# Run a command, or print it.
+run() {
+  if [ -n "$DRY" ]; then
+    quote "$@" && echo
+  else
+    "$@"
+  fi
+}
+
+# What gcloud says of a thing; nothing where there is no such thing, and on a dry run, which prints the command. Other
+# errors (the network, permissions) are tried again, and end the script: taking them for "not there" would create another.
+ask() {
+  local errors tries=0
+  if [ -n "$DRY" ]; then
+    { quote "$@" && echo; } >&3
+    return
+  fi
+  errors=$(mktemp)
+  while ! "$@" 2>"$errors"; do
+    ! grep -qiE 'NOT_FOUND|not found' "$errors" || break
+    tries=$((tries + 1))
+    if [ "$tries" -ge 5 ]; then
+      cat "$errors" >&2
+      rm -f "$errors"
+      kill -s USR2 $$ # the script itself: this runs in a subshell
+      return 1
+    fi
+    sleep "$POLL"
+  done
+  rm -f "$errors"
+}
+
+ssh_all() { run "${SSH[@]}" --worker=all --command="$1"; }
+
+state_of_queue() { ask gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" '--format=value(state.state)'; }
+state_of_node() { ask gcloud compute tpus tpu-vm describe "$NAME" "${WHERE[@]}" '--format=value(state)'; }
+type_of_node() { ask gcloud compute tpus tpu-vm describe "$NAME" "${WHERE[@]}" '--format=value(acceleratorType)'; }
+
+# Returns 0 when it is ready; 100 when it failed or was taken away meanwhile.
+create() {
+  local node queue type spot=()
+  [ -z "$SPOT" ] || spot=(--spot)
+  node=$(state_of_node) queue=$(state_of_queue)
+  if gone "$node" || [[ $queue =~ ^(FAILED|SUSPENDED|SUSPENDING)$ ]]; then
+    say "$NAME was taken away or failed (${node:-no node}, ${queue:-no queued resource}); it is deleted"
+    remove || return 1
+    node='' queue=''
+  fi
+  if [ -n "$node$queue" ]; then
+    type=$(type_of_node)
+    [ -z "$type" ] || [[ ${type##*/} == "$TYPE" ]] ||
+      refuse "$NAME is there as ${type##*/}, and --type is $TYPE: another --name?"
+    say "$NAME is there (${node:-queued: $queue}): attached"
+  elif [ -n "$DIRECT" ]; then
+    run gcloud compute tpus tpu-vm create "$NAME" "${WHERE[@]}" "--accelerator-type=$TYPE" "--version=$VERSION" \
+      ${spot[@]+"${spot[@]}"} || return 1
+  else
+    run gcloud compute tpus queued-resources create "$NAME" "${WHERE[@]}" "--node-id=$NAME" \
+      "--accelerator-type=$TYPE" "--runtime-version=$VERSION" ${spot[@]+"${spot[@]}"} || return 1
+  fi
+  wait_ready
+}
+
+gone() { [[ $1 =~ ^(PREEMPTED|TERMINATED|STOPPED|SUSPENDED)$ ]]; }
+
+wait_ready() {
+  local node queue until=$((SECONDS + WAIT))
+  while :; do
+    node=$(state_of_node)
+    [ -z "$DRY" ] && [ "$node" != READY ] || break
+    queue=$(state_of_queue)
+    [[ ! $queue =~ ^(FAILED|SUSPENDED)$ ]] || {
+      say "the queued resource is $queue; gcloud compute tpus queued-resources describe $NAME says why"
+      return 100
+    }
+    if [ "$SECONDS" -ge "$until" ]; then
+      say "$NAME is not ready after $WAIT s (${node:-no node}, ${queue:-not queued}). It may still come, and cost"
+      return 1
+    fi
+    say "waiting for $NAME: ${node:-no node yet}, queue ${queue:-none}"
+    sleep "$POLL"
+  done
+  [ -n "$DRY" ] || say "$NAME is ready, and costs from now on until it is deleted"
+}
+
+# Delete what is there of the name: the queued resource with its node, or the node alone.
+remove() {
+  if [ -n "$DRY" ] || [ -n "$(state_of_queue)" ]; then
+    run gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force --quiet
+  else
+    run gcloud compute tpus tpu-vm delete "$NAME" "${WHERE[@]}" --quiet
+  fi
+}
+
+install() {
+  local archive mount=''
+  archive=$(mktemp -u "${TMPDIR:-/tmp}/mae_jax_XXXXXX.tar.gz")
+  [ -z "$(git -C "$SOURCE" status --porcelain 2>/dev/null)" ] || say "changes that are not committed are not installed"
+  run git -C "$SOURCE" archive --format=tar.gz -o "$archive" HEAD || return 1
+  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mae_jax.tar.gz" "${WHERE[@]}" --worker=all || return 1
+  run rm -f "$archive"
+  # shellcheck disable=SC2016
+  ssh_all 'set -e; rm -rf ~/mae_jax; mkdir -p ~/mae_jax; tar xzf ~/mae_jax.tar.gz -C ~/mae_jax
+command -v tmux >/dev/null || { sudo apt-get update -q && sudo apt-get install -y -q tmux; }
+python=$(command -v python3.12 || command -v python3.11 || true)
+[ -n "$python" ] || { sudo apt-get update -q && sudo apt-get install -y -q python3.11 python3.11-venv; }
+python=${python:-python3.11}
+[ -x ~/mae_jax_venv/bin/pip ] || "$python" -m venv ~/mae_jax_venv
+~/mae_jax_venv/bin/pip install -q -e ~/mae_jax"[tpu]"' || return 1
+  [ -n "$BUCKET" ] || return 0
+  mount="set -e; mountpoint -q $MOUNT && exit 0
+command -v gcsfuse >/dev/null || { . /etc/os-release
+key=/usr/share/keyrings/gcsfuse.asc from=https://packages.cloud.google.com/apt
+curl -fsS \$from/doc/apt-key.gpg | sudo tee \$key >/dev/null
+echo \"deb [signed-by=\$key] \$from gcsfuse-\$VERSION_CODENAME main\" |
+  sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+sudo apt-get update -q && sudo apt-get install -y -q gcsfuse; }
+sudo mkdir -p $MOUNT && sudo chown \"\$(id -un)\" $MOUNT && gcsfuse --implicit-dirs $(quote "${BUCKET#gs://}") $MOUNT"
+  ssh_all "$mount"
+}
+
+# What tmux runs on each worker: the command, again where that helps, and its last status in a file.
+loop_script() {
+  cat <<SCRIPT
+cd ~/mae_jax && . ~/mae_jax_venv/bin/activate || exit 1
+run=~/mae_jax_run starts=0
+while :; do
+  $(quote "$@") > >(tee -a \$run/log) 2>&1 &
+  echo \$! >\$run/pid
+  wait \$(cat \$run/pid) && status=0 || status=\$?
+  case \$status in
+    $RESTART | $INTERRUPTED | 13[4-9]) ;;
+    *) break ;;
+  esac
+  [ ! -e \$run/stop ] && [ \$starts -lt $RESTARTS ] || break
+  starts=\$((starts + 1))
+  echo "ended with status \$status: the same command resumes, start \$((starts + 1))" | tee -a \$run/log
+  sleep 5
+done
+echo \$status >\$run/status
+SCRIPT
+}
+
+start() {
+  local script mounted=:
+  [[ $(workdir_of "$@") != "$MOUNT"/* ]] || mounted="mountpoint -q $MOUNT || {
+  echo '$MOUNT is not mounted: install with --bucket' >&2
+  exit 4
+}"
+  script=$(loop_script "$@")
+  ssh_all "set -e
+if tmux has-session -t =$SESSION 2>/dev/null; then echo 'a run is under way; stop it first' >&2; exit 3; fi
+$mounted
+mkdir -p ~/mae_jax_run; rm -f ~/mae_jax_run/stop ~/mae_jax_run/status
+printf '%s\\n' $(quote "$script") >~/mae_jax_run/run.sh
+tmux new-session -d -s $SESSION 'bash ~/mae_jax_run/run.sh'"
+}
+
+# The last status of the run on worker 0, "running", or "none"; nothing where the worker does not answer.
+state_of_run() {
+  local look=("${SSH[@]}" --worker=0 --command="if [ -e ~/mae_jax_run/status ]; then
+  cat ~/mae_jax_run/status
+elif tmux has-session -t =$SESSION 2>/dev/null; then echo running; else echo none; fi")
+  if [ -n "$DRY" ]; then ask "${look[@]}"; else "${look[@]}" 2>/dev/null || :; fi
+}
+
+stop() {
+  # shellcheck disable=SC2016
+  ssh_all 'cd ~/mae_jax_run 2>/dev/null || exit 0; touch stop; [ ! -e pid ] || kill -TERM "$(cat pid)" 2>/dev/null || :
+for i in $(seq 600); do tmux has-session -t =mae_jax 2>/dev/null || exit 0; sleep 1; done
+echo "it still runs after 600 s" >&2; exit 1'
+}
+
+# Returns when the run has ended, with its status; 100 when the TPU was taken away.
+watch() {
+  local node state missing=0
+  while :; do
+    state=$(state_of_run)
+    [ -z "$DRY" ] || return 0
+    case $state in
+      running) missing=0 ;;
+      '' | none)
+        node=$(state_of_node)
+        missing=$((missing + 1))
+        if gone "$node" || [ -z "$node" ]; then
+          say "the TPU was taken away (${node:-it is not there any more})"
+          return 100
+        fi
+        if [ "$missing" -ge 5 ]; then
+          say "there is no run on worker 0 that could be seen, though the TPU is $node"
+          return 100
+        fi
+        ;;
+      *[!0-9]*) say "worker 0 says '$state'" && return 1 ;;
+      *) return "$state" ;;
+    esac
+    sleep "$POLL"
+  done
+}
+
+# Create or attach, install, start, watch once; returns as `watch` does.
+attempt() {
+  create || return
+  if [ -z "$DRY" ] && [ "$(state_of_run)" = running ]; then
+    say "a run is under way on $NAME: watched"
+  else
+    if ! install || ! start "$@"; then
+      ! gone "$(state_of_node)" || return 100
+      say "it could not be started; what the workers said is above"
+      return 1
+    fi
+  fi
+  watch
+}
+
+train() {
+  local again=0 status
+  while :; do
+    attempt "$@" && status=0 || status=$?
+    [ "$status" -eq 100 ] || break
+    if [ "$again" -ge "$RECREATE" ]; then
+      say "it was created again $RECREATE times (--recreate)"
+      status=$RESTART
+      break
+    fi
+    again=$((again + 1))
+    say "creating $NAME again ($again of at most $RECREATE); the same command resumes"
+    sleep "$POLL"
+  done
+  [ -n "$DRY" ] || say "ended with status $status"
+  if [ -n "$DELETE" ] && [ "$status" -eq "$DONE" ]; then
+    remove
+  elif [ -z "$DRY" ]; then
+    say "what is there of $NAME costs until it is deleted: tpu_vm.sh delete --name $NAME ${WHERE[*]} --yes"
+  fi
+  return "$status"
+}
+
+workdir_of() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --workdir=* | --out=*) printf '%s' "${1#*=}" ;;
+      --workdir | --out) printf '%s' "${2:-}" ;;
+    esac
+    shift
+  done
+}
+
+NAME='' ZONE='' PROJECT='' TYPE='' VERSION='' SPOT='' DIRECT='' WAIT=86400 BUCKET='' RESTARTS=20 SHARED=''
+RECREATE=20 DELETE='' POLL=30 DRY='' YES='' WORKER=0
+SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VERB=${1:-}
+case $VERB in
+  create | install | run | logs | status | stop | delete | train) shift ;;
+  --help | -h) usage && exit 0 ;;
+  *) refuse "${VERB:-nothing} is none of create, install, run, logs, status, stop, delete, train; see --help." ;;
+esac
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage && exit 0 ;;
+    --spot) SPOT=1 && shift && continue ;;
+    --direct) DIRECT=1 && shift && continue ;;
+    --workdir-is-shared) SHARED=1 && shift && continue ;;
+    --delete-when-done) DELETE=1 && shift && continue ;;
+    --yes) YES=1 && shift && continue ;;
+    --dry-run) DRY=1 && shift && continue ;;
+    --) shift && break ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    --*) ;;
+    *) refuse "'$1' is no option. The command comes after --, as in: -- mae_jax train --config C --workdir W" ;;
+  esac
+  [ $# -ge 2 ] && [ "$2" != -- ] || refuse "$1 has no value; see --help."
+  case $1 in
+    --name) NAME=$2 ;; --zone) ZONE=$2 ;; --project) PROJECT=$2 ;; --type) TYPE=$2 ;; --version) VERSION=$2 ;;
+    --bucket) BUCKET=$2 ;; --source) SOURCE=$2 ;;
+    --wait | --restarts | --recreate | --poll | --worker)
+      [[ $2 =~ ^[0-9]+$ ]] || refuse "$1 is a number, and not '$2'."
+      case $1 in
+        --wait) WAIT=$2 ;; --restarts) RESTARTS=$2 ;; --recreate) RECREATE=$2 ;; --poll) POLL=$2 ;; *) WORKER=$2 ;;
+      esac
+      ;;
+    *) refuse "there is no option $1; see --help. Options of the command come after --." ;;
+  esac
+  shift 2
+done
+
+# Everything is checked before the first command that could cost anything.
+[[ $NAME =~ ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$ ]] || refuse "--name=$NAME: a name of small letters, digits and - is needed."
+[[ $ZONE =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] || refuse "--zone=$ZONE: a zone is needed, as us-central2-b."
+[ -n "$PROJECT" ] || refuse "--project is missing: which Google Cloud project pays?"
+if [[ $VERB == create || $VERB == train ]]; then
+  [[ $TYPE =~ ^(v[234]|v5litepod|v5p|v6e|tpu7x)-[1-9][0-9]*$ ]] ||
+    refuse "--type=$TYPE: an accelerator type is needed, as v5litepod-16, v4-32, v5p-8 or v6e-8."
+  [ -n "$VERSION" ] || refuse "--version is missing: the software of the TPU, as v2-alpha-tpuv5-lite or v2-alpha-tpuv6e."
+fi
+[[ -z $BUCKET || $BUCKET =~ ^gs://[a-z0-9][a-z0-9._-]+$ ]] || refuse "--bucket=$BUCKET: gs://NAME is expected."
+[ "$VERB" != delete ] || [ -n "$YES" ] || [ -n "$DRY" ] || refuse "delete takes everything on the TPU's disks; add --yes."
+if [[ $VERB == install || $VERB == train ]]; then
+  [ -f "$SOURCE/setup.cfg" ] || refuse "--source=$SOURCE is no checkout of mae_jax (it has no setup.cfg)."
+fi
+if [[ $VERB == run || $VERB == train ]]; then
+  [ $# -gt 0 ] || refuse "no command: give it after --, as in: -- mae_jax train --config C --workdir $MOUNT/run"
+  workdir=$(workdir_of "$@")
+  for word in "$@"; do
+    [[ $word != --coordinator* && $word != --process* ]] || refuse "$word: the workers of a TPU know this; leave it out."
+  done
+  [ "${1##*/}" != mae_jax ] || [ -n "$workdir" ] || refuse "the command has no --workdir: nothing could resume."
+  [ -z "$workdir" ] || [ -n "$SHARED" ] || [[ $workdir == /mnt/* ]] ||
+    refuse "--workdir=$workdir is on one worker's disk, which is lost with the TPU: take --bucket gs://NAME and \
+--workdir=$MOUNT/run, or say --workdir-is-shared."
+  [ "$VERB" != train ] || [[ $workdir != "$MOUNT"/* ]] || [ -n "$BUCKET" ] ||
+    refuse "--workdir is on $MOUNT, so --bucket gs://NAME is needed."
+elif [ $# -gt 0 ]; then
+  refuse "$VERB takes no command."
+fi
+[ -n "$DRY" ] || command -v gcloud >/dev/null || refuse "there is no gcloud here: https://cloud.google.com/sdk/docs/install"
+
+exec 3>&1 # where a dry run prints queries, whose output is read
+trap 'exit 1' USR2
+WHERE=("--zone=$ZONE" "--project=$PROJECT")
+SSH=(gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}")
+case $VERB in
+  create) create ;;
+  install) install ;;
+  run) start "$@" ;;
+  logs) run "${SSH[@]}" "--worker=$WORKER" '--command=tail -n 100 -F ~/mae_jax_run/log' ;;
+  status)
+    node=$(state_of_node) queue=$(state_of_queue)
+    [ -z "$node" ] || state=$(state_of_run)
+    echo "TPU ${node:-is not there}, queued resource ${queue:-none}, run ${state:-none}"
+    ;;
+  stop) stop ;;
+  delete) remove ;;
+  train) train "$@" ;;
+esac
