@@ -22,6 +22,7 @@ OPTIONS = {
         "--coordinator",
         "--process-id",
     ),
+    "compile": ("--config FILE.py[:ARG]", "--topology NAME", "--shardings", "--fit", "--json FILE"),
     "finetune": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE.py[:ARG]", "--step N"),
     "evaluate": (
         "--workdir DIR",
