@@ -8,7 +8,7 @@ a name says PCIe). All are bytes or FLOP per second and jax device: a v3 device 
 import dataclasses
 from typing import Literal
 
-Attention = Literal["auto", "einsum", "xla", "cudnn", "splash"]
+Attention = Literal["auto", "einsum", "deferred", "xla", "cudnn", "pallas"]
 
 GIB = 2**30
 GB = 1e9
@@ -96,7 +96,7 @@ class Defaults:
     Attributes:
       scan: blocks as one compiled loop.
       remat: what the backward pass computes again.
-      attention: which implementations the probe at the start tries, in this order (nets/attention.py).
+      attention: which implementations the probe at the start tries, in this order (nets/attention_kinds.py).
       matmul_precision: `jax_default_matmul_precision`; None is jax's own choice.
       evidence: the measurement behind each, or why there is none.
     """
@@ -109,7 +109,7 @@ class Defaults:
 
 
 DEFAULTS: dict[str, Defaults] = {
-    "cpu": Defaults(False, "none", ("einsum",), None, "see docs/speed.md"),
+    "cpu": Defaults(False, "none", ("deferred", "einsum"), None, "see docs/speed.md"),
     "tpu": Defaults(False, "none", ("einsum",), None, "not measured: no TPU was lent"),
     "gpu": Defaults(False, "none", ("einsum",), None, "not measured: no GPU was lent"),
 }
