@@ -9,7 +9,7 @@ What is timed is the step that `mae_jax train` runs, and nothing else: no input 
 --steps steps, blocked at its end; compilation and warm-up come before and are told apart. With --peer hf the rounds
 of ours and of Hugging Face's ViTMAE (same size, batch, precision, AdamW) alternate in one process: A B A B. Every
 --variant is one more of ours in the same rotation, the config with some keys changed; XLA's flags hold for a whole
-process, so a set of them (--xla "--xla_gpu_...") is a run of its own. S, B, L, H: configs/mae/vit_{s,b,l,h}1[46]_*.py.
+process, so a set of them (--xla=--xla_gpu_...) is a run of its own. S, B, L, H: configs/mae/vit_{s,b,l,h}1[46]_*.py.
 
 GFLOP per image is the closed formula of a step (three forward passes, what has no backward pass once; a multiply-add
 counts 2); MFU is against the chip's peak in dense bfloat16, where it is known. Figures are comparable only within one

@@ -109,9 +109,25 @@ class Defaults:
 
 
 DEFAULTS: dict[str, Defaults] = {
-    "cpu": Defaults(False, "none", ("deferred", "einsum"), None, "see docs/speed.md"),
-    "tpu": Defaults(False, "none", ("einsum",), None, "not measured: no TPU was lent"),
-    "gpu": Defaults(False, "none", ("einsum",), None, "not measured: no GPU was lent"),
+    "cpu": Defaults(
+        False,
+        "none",
+        ("deferred", "einsum"),
+        None,
+        "attention forward and backward, 4 x 197 tokens, 16 heads of 32, one core, in alternation: "
+        "deferred 34 ms, einsum 48, xla 68 (docs/speed.md); scan and remat not measured here: they save memory only",
+    ),
+    "tpu": Defaults(
+        False,
+        "none",
+        ("einsum",),
+        None,
+        "seconds not measured: no TPU was lent. AOT for v5e:2x2, ViT-B/16, 64 images per chip, bfloat16, temporaries: "
+        "unrolled 4.73 GB, scanned 9.59, scanned with remat dots 2.31; pallas stays off until it is seen to win",
+    ),
+    "gpu": Defaults(
+        False, "none", ("einsum",), None, "not measured: no GPU was lent; cuDNN stays off until seen to win"
+    ),
 }
 
 

@@ -141,7 +141,7 @@ class Attention(nn.Module):
 def fused(
     module: Any, streams: int, heads: int, width: int, name: str, use_bias: bool, fp8: bool = False
 ) -> Callable[[Float[Array, "b n d"]], Float[Array, "b n streams heads width"]]:
-    """The child `name` of an attention: one matrix for several streams of heads, dealt over tensor where it is split."""
+    """The child `name` of an attention: one matrix for several streams of heads, dealt over tensor where split."""
     if split_heads(heads) and not module.is_initializing():
         return HeadsDense(streams, heads, width, module.dtype, use_bias, name=name)
     out = streams * heads * width
