@@ -33,6 +33,7 @@ from mae_jax.methods.base import Leaf, Method
 from mae_jax.schema import Config
 from mae_jax.train import inputs
 from mae_jax.train.apart import independent
+from mae_jax.train.check_chip import check_chip
 from mae_jax.train.optimizers import make_optimizer
 from mae_jax.train.schedules import Schedule, learning_rate
 from mae_jax.train.state import State, init_state
@@ -205,6 +206,7 @@ def build(config: Config, devices: list[jax.Device] | None = None, method: Metho
     """
     method = make_method(config) if method is None else method
     inputs.check(method, config.augment)
+    check_chip(config, (jax.devices() if devices is None else devices)[0])
     params, _ = jax.eval_shape(method.init, jax.random.key(0), sample_batch(method))
     _check_sizes(config, method, params)
     optimizer = make_optimizer(config.optim, params, config.train.steps)
