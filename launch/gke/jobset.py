@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         space = f"-n {args.namespace}"
         print(f"watch:  kubectl {space} get jobset {args.name} -w\n"
               f"logs:   kubectl {space} logs -f -l jobset.sigs.k8s.io/jobset-name={args.name} --prefix\n"
-              f"delete: kubectl {space} delete jobset {args.name}   (until it ends or is deleted its nodes cost)")  # fmt: skip
+              f"delete: kubectl {space} delete jobset {args.name}   (its nodes cost until then)")  # fmt: skip
     return done.returncode
 
 
