@@ -10,8 +10,8 @@ The image is that of launch/Dockerfile.tpu or Dockerfile.gpu; CLAIM is a Persist
 (ReadWriteMany), mounted at /mnt/work: data and --workdir lie there. The cluster needs JobSet (v0.6 or later) and a node
 pool of that accelerator.
 
-A pod that ends with any status but 2, 3 or 4 (mae_jax/core/exits.py: starting again will not help) makes JobSet start
-all pods again, --restarts times, and the same command resumes from the newest checkpoint. A pod that is moved or
+A pod that ends with 1, 2, 3 or 4 (mae_jax/core/exits.py: starting again will not help) ends the JobSet; any other
+status but 0 makes JobSet start all pods again, --restarts times, and the same command resumes from the newest checkpoint. A pod that is moved or
 preempted gets SIGTERM and --grace seconds to save.
 
 A JobSet holds its nodes, and they cost, until it ends or is deleted: kubectl delete jobset NAME. Node pools cost by
@@ -32,7 +32,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where mae_jax is not installed
 
-from mae_jax.core.exits import BAD_INPUT, GIVEN_UP, TOO_LARGE  # noqa: E402
+from mae_jax.core.exits import BAD_INPUT, FAILED, GIVEN_UP, TOO_LARGE  # noqa: E402
 
 HERE = Path(__file__).parent
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")  # JobSet adds to it, and a pod's name has 63 characters
@@ -88,7 +88,7 @@ def manifest(args: argparse.Namespace) -> str:
         tolerations.append(spot)
     values = {
         "name": args.name, "namespace": args.namespace, "restarts": args.restarts, "slices": getattr(args, "slices", 1),
-        "hosts": hosts, "chips": chips, "final": [BAD_INPUT, TOO_LARGE, GIVEN_UP], "grace": args.grace,
+        "hosts": hosts, "chips": chips, "final": [FAILED, BAD_INPUT, TOO_LARGE, GIVEN_UP], "grace": args.grace,
         "node_selector": selector, "tolerations": tolerations, "image": args.image, "claim": args.claim,
         "command": command, "env": env,
     }  # fmt: skip

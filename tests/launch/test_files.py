@@ -79,7 +79,10 @@ def test_a_jobset_of_tpus():
         "cloud.google.com/gke-spot": "true",
     }  # fmt: skip
     final = job(found)["podFailurePolicy"]["rules"][0]["onExitCodes"]
-    assert final["values"] == [exits.BAD_INPUT, exits.TOO_LARGE, exits.GIVEN_UP] and final["operator"] == "In"
+    assert (
+        final["values"] == [exits.FAILED, exits.BAD_INPUT, exits.TOO_LARGE, exits.GIVEN_UP]
+        and final["operator"] == "In"
+    )
     assert final["containerName"] == container["name"]
     assert job(found)["backoffLimit"] == 0 and found["spec"]["failurePolicy"]["maxRestarts"] == 100
     assert {v["name"] for v in pod(found)["volumes"]} == {m["name"] for m in container["volumeMounts"]}
