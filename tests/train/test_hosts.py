@@ -1,4 +1,4 @@
-"""Two real processes: one is asked to stop, killed, stopped or fails, and the other ends with a clear message, in time."""
+"""Two real processes: one is asked to stop, killed, stopped or fails, and the other says so and ends, in time."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ WORKER = """
     import argparse, os, sys
     from mae_jax.commands.options import start_processes
     address, index, fault = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    start_processes(argparse.Namespace(coordinator=address, processes=2, process_id=index), %d)
+    start_processes(argparse.Namespace(coordinator=address, processes=2, process_id=index), HEARTBEAT)
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
     from mae_jax.core.errors import UserError
@@ -29,7 +29,7 @@ WORKER = """
     split = NamedSharding(Mesh(np.array(jax.devices()), ("d",)), PartitionSpec("d"))
     x = jax.make_array_from_process_local_data(split, np.ones(2, np.float32))
     step = jax.jit(lambda x: x + 0 * x.sum(), out_shardings=split)
-    with Preemption() as preemption, Hosts(%d, lambda: preemption.requested) as hosts:
+    with Preemption() as preemption, Hosts(HEARTBEAT, lambda: preemption.requested) as hosts:
         try:
             for done in range(1, 1_000_000):
                 x = jax.block_until_ready(step(x))
@@ -39,11 +39,12 @@ WORKER = """
                     raise UserError("record 7 of this host cannot be read")
                 if hosts.stops_at(done):
                     print("stopped after", done, flush=True)
-                    sys.exit(143)
+                    break
         except Exception as error:
             hosts.tell(error)
             raise
-""" % (HEARTBEAT, HEARTBEAT)
+    sys.exit(143)
+""".replace("HEARTBEAT", str(HEARTBEAT))
 
 
 class Pair:
