@@ -174,7 +174,7 @@ def main(folder: Path, seconds: float, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     tried, refused, wrong, slowest = dict.fromkeys(files, 0), 0, [], (0.0, "")
     number, begin = 0, time.process_time()
-    while time.process_time() - begin < seconds or min(tried.values()) < 20:
+    while time.process_time() - begin < seconds or min(tried.values()) < 10:
         kind = list(files)[number % len(files)]
         data, suffix = files[kind]
         changed = mutated(data, seed * 1_000_003 + number)

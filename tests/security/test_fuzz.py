@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-QUICK, LONG = 8.0, 240.0  # seconds of processor time
+QUICK, LONG = 4.0, 240.0  # seconds of processor time
 
 
 @pytest.mark.parametrize("seconds", [QUICK, pytest.param(LONG, marks=pytest.mark.slow)])
@@ -37,7 +37,7 @@ def test_only_errors_of_our_own_kinds(tmp_path, seconds):
     assert done.returncode == 0, f"seed {seed}, last {last}\n{done.stderr[-3000:]}"
     report = json.loads(done.stdout.splitlines()[-1])
     assert not report["wrong"], report["wrong"]
-    assert set(report["tried"]) == set(report["kinds"]) and min(report["tried"].values()) >= 20
+    assert set(report["tried"]) == set(report["kinds"]) and min(report["tried"].values()) >= 10
     assert report["refused"] > 0.3 * sum(report["tried"].values())  # the mutations do break files
     assert report["slowest"][0] < 10, report["slowest"]
 

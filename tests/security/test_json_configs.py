@@ -1,8 +1,11 @@
 """A resolved config is data: it trains without running Python, and a method that is code runs only where it may."""
 
 import json
+import pickle
+import pickletools
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,10 @@ from tiny_runs import config_file, metrics, tiny
 from mae_jax import methods
 from mae_jax.commands.main import main
 from mae_jax.config import load, resolve
+from mae_jax.core import npy
 from mae_jax.core.errors import UserError
 from mae_jax.core.exits import BAD_INPUT, DONE
+from mae_jax.interop.files import read_tensors
 from mae_jax.weights import store
 
 CODE = """
@@ -48,11 +53,48 @@ def test_a_run_is_repeated_from_its_json(run, tmp_path, capsys):
     # The run itself goes on by it, and by it to more steps.
     assert main(["train", "--config", config, "--workdir", str(tmp_path / "b"), "--config.train.steps=6"]) == DONE
     assert metrics(tmp_path / "b")[-1]["step"] == 6
-    finetune = ["finetune", "--workdir", str(run), "--config", config, "--out", str(tmp_path / "ft")]
-    assert main([*finetune, "--config.train.steps=2", "--config.optim.warmup=0"]) == DONE
     capsys.readouterr()
     assert main(["train", "--config", config, "--workdir", str(tmp_path / "c"), "--config.train.stepz=6"]) == BAD_INPUT
     assert "train.steps" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_finetune_reads_it_too(run, tmp_path):
+    finetune = ["finetune", "--workdir", str(run), "--config", str(run / "config.json"), "--out", str(tmp_path / "ft")]
+    assert main([*finetune, "--config.train.steps=2", "--config.optim.warmup=0"]) == DONE
+    assert json.loads((tmp_path / "ft" / "config.json").read_text())["transfer"]["task"] == "finetune"
+
+
+def is_pickle(data: bytes) -> bool:
+    """Whether bytes are a whole pickle of protocol 2 or later."""
+    if not data.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return False
+    try:
+        return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(data))
+    except ValueError:
+        return False
+
+
+def test_the_files_of_a_run_are_data(run):
+    """No pickle in what is written: every file of a run is JSON, text, a picture, or arrays without objects."""
+    files = [path for path in run.rglob("*") if path.is_file()]
+    kinds = {path.suffix for path in files}
+    assert len(files) > 10 and {".json", ".jsonl", ".png"} <= kinds
+    for path in files:
+        data = path.read_bytes()
+        assert not is_pickle(data), path
+        if path.suffix in (".json", ".jsonl"):
+            for text in data.decode().splitlines() if path.suffix == ".jsonl" else [data.decode()]:
+                json.loads(text)
+        elif path.suffix == ".npz":
+            assert dict(npy.Npz(path))
+        elif path.suffix == ".npy":
+            npy.array(data)
+        elif path.suffix == ".safetensors":
+            read_tensors(path)
+        else:
+            assert not zipfile.is_zipfile(path), f"{path} is an archive that nobody knows"
+    assert is_pickle(pickle.dumps({"a": 1}))  # the test can fail
 
 
 def test_nothing_is_run(tmp_path):
