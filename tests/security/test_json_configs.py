@@ -38,7 +38,7 @@ class Mine(MAE):
 def run(tmp_path_factory):
     """A short run, from a .py."""
     root = tmp_path_factory.mktemp("run")
-    config = config_file(root / "c.py", tiny("train.steps=4", "checkpoint.every=2"))
+    config = config_file(root / "c.py", tiny("train.steps=4", "checkpoint.every=2", "log.norms=none", "eval.limit=32"))
     assert main(["train", "--config", str(config), "--workdir", str(root / "a")]) == DONE
     return root / "a"
 
