@@ -85,7 +85,7 @@ def _of_run(config: Any, workdir: Path | None, reached: bool) -> tuple[list[Any]
     try:
         run = build(config)
     except UserError as error:
-        return [Line("bad", "config", str(error), "as it says")], 0
+        return [Line("bad", "config", str(error))], 0
     lines = gathered("mesh", lambda: needs.mesh(run))
     if config.transfer.task != "none":
         said = f"of `mae_jax {config.transfer.task}`: looked at as pretraining, without its head"
