@@ -57,8 +57,8 @@ def roofline(flops: float, moved: float, network: Mapping[str, float], chip: Chi
 def network_seconds(found: Iterable[Collective], mesh: Any, topology: Topology) -> dict[str, float]:
     """{mesh axes: seconds} of the collectives by ring algorithms, over the links that each group can use.
 
-    `mesh` is the jax Mesh of the topology's devices. Within a slice over ICI. A group that spans slices reduces within each first, and sends its share of that over the
-    data centre's network.
+    `mesh` is the jax Mesh of the topology's devices. Within a slice bytes go over ICI. A group that spans slices
+    reduces within each first, and sends its share of that over the data centre's network.
     """
     assert topology.chip is not None
     seconds: dict[str, float] = {}

@@ -1,6 +1,7 @@
 """`mae_jax compile`: bars on collectives, exit statuses, and every config of the repository."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import re
@@ -40,7 +41,9 @@ def file(tmp_path_factory):
     return str(config_file(tmp_path_factory.mktemp("compile") / "c.py", tiny("train.batch=32")))
 
 
+@functools.cache
 def figures(file: str, *overrides: str) -> program.Figures:
+    """Compiled once per settings."""
     return program.compiled(step.ask(file, overrides), topology("local"))
 
 
@@ -69,30 +72,26 @@ def test_status_3_where_it_does_not_fit(file, monkeypatch, capsys):
     assert re.search(r"does NOT fit: too large by +[\d.]+ MiB per device", out) and "--config.mesh.remat=dots" in out
 
 
+MICROBATCHES = ("train.microbatches=4", "mesh.scan=True", "mesh.remat=full")
+
+
 def test_microbatches_sum_the_gradient_once(file):
-    one, four = (figures(file, f"train.microbatches={m}") for m in (1, 4))
-    sums = [totals(f.collectives)["all-reduce", "data"][1] for f in (one, four)]
-    parameters = 4 * tree.size(one.run.shapes["params"])
-    assert sums == [pytest.approx(parameters, rel=0.01)] * 2
+    found = figures(file, *MICROBATCHES)
+    size = totals(found.collectives)["all-reduce", "data"][1]
+    assert size == pytest.approx(4 * tree.size(found.run.shapes["params"]), rel=0.01)
+    assert not by_masking(found.collectives)
 
 
 def test_fsdp_gathers_and_scatters(file):
-    found = figures(file, "mesh.fsdp=8").collectives
-    size = {
-        kind: sum(c.bytes for c in found if c.kind == kind) for kind in ("all-reduce", "all-gather", "reduce-scatter")
-    }
-    split = sum(
-        s.size for s in jax.tree.leaves(figures(file, "mesh.fsdp=8").run.shapes["params"]) if any(s.sharding.spec)
-    )
-    assert size["reduce-scatter"] == pytest.approx(4 * split, rel=0.01) and size["all-gather"] >= 4 * split
-    whole = sum(c.bytes for c in found)
-    assert size["all-reduce"] < 0.35 * whole  # these networks are so small that vectors count
-
-
-def test_no_collective_is_caused_by_masking(file):
-    for overrides in ((), ("mesh.fsdp=4",), ("train.microbatches=2", "mesh.scan=True", "mesh.remat=full")):
-        found = figures(file, *overrides).collectives
-        assert found and not by_masking(found)
+    """What fsdp splits is gathered and scattered, never reduced whole; these networks' vectors are reduced."""
+    found = figures(file, "mesh.fsdp=8")
+    size = {kind: sum(c.bytes for c in found.collectives if c.kind == kind) for kind in KINDS}
+    leaves = jax.tree.leaves(found.run.shapes["params"])
+    split = 4 * sum(s.size for s in leaves if any(s.sharding.spec))
+    whole = 4 * sum(s.size for s in leaves) - split
+    assert size["reduce-scatter"] == pytest.approx(split, rel=0.01) and size["all-gather"] >= split
+    assert size["all-reduce"] <= 1.1 * whole + 1000
+    assert not by_masking(found.collectives)
 
 
 def test_a_collective_that_masking_causes_is_told():

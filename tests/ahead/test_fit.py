@@ -53,7 +53,7 @@ def test_a_search_that_fits_at_once(asked, made_up):
 
 
 def test_a_search_that_fails_says_by_how_much_and_what_to_change(asked, made_up, monkeypatch):
-    monkeypatch.setattr(fit, "COMPILES", 2)
+    monkeypatch.setattr(fit, "COMPILES", 1)
     said: list[str] = []
     found, changed = fit.fit(asked, dataclasses.replace(made_up, memory=1e5), said.append)
     assert not found.fits and found.over > 0 and said[-1] == "nothing fits" and changed
@@ -79,11 +79,11 @@ def test_remat_keeps_less_and_computes_more(asked, made_up):
     assert full.residuals < none.residuals and full.flops > none.flops and none.loops
 
 
-def test_samples_that_hang_together_are_not_cut(made_up, tmp_path):
-    path = config_file(tmp_path / "c.py", tiny("train.batch=32"))
+@pytest.mark.slow
+def test_samples_that_hang_together_are_not_cut(made_up):
     croma = step.ask("configs/croma/tiny_sensors.py", ["train.batch=16", "eval.batch=16"])
     parts = {s.microbatches for s in fit.candidates(croma, made_up, predict.Predictor(croma, made_up))}
-    assert parts == {1} and path.exists()
+    assert parts == {1}
 
 
 def test_a_chip_that_is_not_in_the_table(asked):
