@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "transfer": FOUNDATION
     | MIDDLE
     | {"nets", "eval", "data", "modalities", "config", "schema", "train", "methods", "weights", "transfer"},
+    "doctor": FOUNDATION | {"data", "train", "doctor"},
     "ahead": {"core", "methods.base", "data.sources", "config", "schema", "train", "transfer", "testing.flops", "ahead"},
     "library": FOUNDATION
     | MIDDLE

@@ -7,10 +7,12 @@ from mae_jax.ahead import program, step
 from mae_jax.ahead.predict import Guess, Predictor, Settings
 from mae_jax.ahead.topology import Topology
 from mae_jax.core.errors import UserError
+from mae_jax.core.mesh import batch_shards
 
 REMATS = ("none", "dots", "full")
 COMPILES = 6  # at most
 SMALL = 100 * 2**20  # bytes of parameters and optimizer below which splitting them is not tried
+SAME = 1.03  # times between which a roofline cannot tell
 GIB = 2**30
 
 
@@ -29,8 +31,8 @@ def fit(asked: step.Asked, topology: Topology, say: Callable[[str], None]) -> tu
     """
     if topology.chip is None or topology.memory is None:
         raise UserError(
-            f"--fit needs the chip's peaks and memory, and a {topology.kind} is not in the table (mae_jax/core/chips.py): "
-            f"name a slice, as --topology v5e:4x8."
+            f"--fit needs the chip's peaks and memory, and core/chips.py has none of a {topology.kind}: name a slice, "
+            f"as --topology v5e:4x8."
         )
     predictor = Predictor(asked, topology)
     settings = candidates(asked, topology, predictor)
@@ -57,31 +59,38 @@ def candidates(asked: step.Asked, topology: Topology, predictor: Predictor) -> l
     run = predictor.run(1)
     spec = run.method.batch_spec
     cut = all(leaf.batched for leaf in spec.values()) and not run.method.couples
-    rows = config.train.batch // devices
+    rows = config.train.batch // batch_shards(run.mesh)
     parts = [m for m in range(1, rows + 1) if rows % m == 0] if cut else [config.train.microbatches]
     state = program.state_bytes(run)
-    splits = [n for n in _powers(devices) if n == 1 or state["parameters"] + state["optimizer"] > SMALL]
+    own = devices // run.mesh.shape["tensor"]
+    splits = [n for n in _powers(own) if n == 1 or state["parameters"] + state["optimizer"] > SMALL]
     remats = [r for r in REMATS if r == "none" or predictor.traced(r) != predictor.traced("none")]
     loops = (True, False) if predictor.traced("none").loops else (config.mesh.scan,)
     return [Settings(m, r, s, f) for m in parts for r in remats for s in loops for f in splits]
 
 
 def choose(guesses: Sequence[Guess], memory: float) -> Guess | None:
-    """The fastest guess that fits the memory; of equally fast ones that which keeps most simple.
+    """The fastest guess that fits the memory; of those within SAME of it the one that keeps the batch most together.
 
     Where none fits, the smallest. None of nothing.
     """
-    if not guesses:
-        return None
     fitting = [g for g in guesses if g.peak <= memory]
-    return min(fitting, key=speed) if fitting else min(guesses, key=lambda g: g.peak)
+    if not fitting:
+        return min(guesses, key=lambda g: g.peak, default=None)
+    best = min(g.roofline.seconds for g in fitting)
+    return min((g for g in fitting if g.roofline.seconds <= SAME * best), key=_order)
 
 
-def speed(guess: Guess) -> tuple[float, ...]:
-    """Smaller is better: the roofline to a hundredth, all three bounds together, then what compiles faster."""
-    total = sum(guess.roofline.bounds.values())
+def _order(guess: Guess) -> tuple[float, ...]:
+    """Of equally fast guesses: fewer microbatches, blocks as a loop (it compiles faster), less to do, less split."""
     s = guess.settings
-    return (float(f"{guess.roofline.seconds:.2e}"), float(f"{total:.2e}"), s.microbatches, not s.scan, s.fsdp)
+    return (
+        s.microbatches,
+        not s.scan,
+        float(f"{sum(guess.roofline.bounds.values()):.2g}"),
+        guess.roofline.compute,
+        s.fsdp,
+    )
 
 
 def line(guess: Guess, found: program.Figures) -> str:

@@ -5,7 +5,6 @@ by what a compile of the same kind showed.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -17,12 +16,15 @@ from mae_jax.ahead.roofline import Roofline, roofline
 from mae_jax.ahead.topology import Topology
 from mae_jax.core import tree
 from mae_jax.core.keys import Context
+from mae_jax.core.mesh import batch_shards
 from mae_jax.testing.flops import dot_flops
 from mae_jax.train.build import Run
 
-# Bytes that stay of the residuals (seen: ViT-B/16 and L/16 of MAE, libtpu 0.0.52, v5e), by (scan, remat).
-KEPT: dict[tuple[bool, str], float] = {}
-MOVED = 4.0  # times that every activation is written or read in memory, in one step (the same programs)
+MOVED = 3.0  # times that every residual is written or read in memory in one step, until a compile says better
+AT_WORK = 0.15  # share of all residuals that one block's work needs at once
+# Share of the residuals that is kept, until a compile says better (MAE ViT-B/16 without remat, 64 per chip of v5e:
+# 11.0 GB in all as a loop, 6.2 GB unrolled; libtpu 0.0.51).
+KEPT = {True: 1.0, False: 0.4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,72 +93,89 @@ class Predictor:
 
     def __init__(self, asked: step.Asked, topology: Topology):
         self.asked, self.topology = asked, topology
-        self._kept = dict(KEPT)
+        self._kept: dict[tuple[bool, str], float] = {}
         self._moved = MOVED
+        self._runs: dict[int, Run] = {}
+        self._traced: dict[str, Traced] = {}
 
-    @functools.cache
     def run(self, fsdp: int) -> Run:
         """The run with parameters split over so many devices."""
-        return step.make_run(Settings(1, "none", True, fsdp).of(self.asked), self.topology.devices)
+        if fsdp not in self._runs:
+            settings = Settings(self.asked.config.train.microbatches, "none", True, fsdp)
+            self._runs[fsdp] = step.make_run(settings.of(self.asked), self.topology.devices)
+        return self._runs[fsdp]
 
-    @functools.cache
     def traced(self, remat: str) -> Traced:
         """Loss and gradient with this remat."""
-        return trace_row(step.make_run(Settings(1, remat, True, 1).of(self.asked), self.topology.devices))
+        if remat not in self._traced:
+            settings = Settings(self.asked.config.train.microbatches, remat, True, 1)
+            self._traced[remat] = trace_row(step.make_run(settings.of(self.asked), self.topology.devices))
+        return self._traced[remat]
 
     def guess(self, s: Settings) -> Guess:
         """What these settings will need."""
         run, traced, chip = self.run(s.fsdp), self.traced(s.remat), self.topology.chip
         assert chip is not None
-        config = run.config
-        rows = config.train.batch / run.mesh.size
-        width = 2 if config.train.precision == "bfloat16" else 4
-        count = tree.size(run.shapes["params"])
+        rows, count = self.rows(s), tree.size(run.shapes["params"])
         arguments = sum(program.state_bytes(run).values())
-        # Weights and gradient in compute precision; with microbatches their sum in float32 as well.
-        weights = count / s.fsdp * (2 * width + (4 if s.microbatches > 1 else 0))
-        once = self.traced("none").residuals * 0.15  # what is alive of the block that is at work
-        kept = traced.residuals * self.kept(s) + once
+        # Weights as they are used, and their gradient in float32; gathered once per step they are whole.
+        once = self._by_step(s)
+        weights = count * (self._width() + 4) / (1 if once else s.fsdp) + (4 * count / s.fsdp if once else 0)
         moved = 2 * arguments + self._moved * self.traced("none").residuals * rows
-        moved += 3 * s.microbatches * count * width / (1 if s.fsdp == 1 else s.fsdp)
-        return Guess(
-            s, arguments, weights, kept * rows / s.microbatches,
-            roofline(traced.flops * rows, moved, self.network(s, count * width, run), chip),
-        )  # fmt: skip
+        if s.microbatches > 1:  # each reads the weights again, and adds to the sum of gradients
+            moved += s.microbatches * count * (2 * self._width() + 8)
+        line = roofline(traced.flops * rows / run.mesh.shape["tensor"], moved, self.network(s), chip)
+        return Guess(s, arguments, weights, self._activations(s, self.kept(s)) * rows / s.microbatches, line)
 
-    def network(self, s: Settings, size: float, run: Run) -> dict[str, float]:
-        """Seconds of the gradient's sum over data, and of gathering and scattering `size` bytes over fsdp."""
-        chip, devices = self.topology.chip, run.mesh.size
+    def network(self, s: Settings) -> dict[str, float]:
+        """Seconds of the gradient's sum over data, and of gathering weights and scattering gradients over fsdp."""
+        chip, run = self.topology.chip, self.run(s.fsdp)
         assert chip is not None
-        data, seconds = devices // s.fsdp, {}
+        count = tree.size(run.shapes["params"])
+        reduced = count * (2 if run.config.mesh.reduce == "bfloat16" else 4)
+        data, seconds = run.mesh.shape["data"], {}
         if data > 1:
             links = 1.0 if s.fsdp == 1 else 0.5
-            seconds["data"] = 2 * (data - 1) / data * size / s.fsdp / (chip.ici_bandwidth * links)
+            seconds["data"] = 2 * (data - 1) / data * reduced / s.fsdp / (chip.ici_bandwidth * links)
         if s.fsdp > 1:
             links = 1.0 if data == 1 else 0.5
-            passes = 3 * s.microbatches  # weights forward and backward, gradients back
-            seconds["fsdp"] = passes * (s.fsdp - 1) / s.fsdp * size / (chip.ici_bandwidth * links)
+            times = 1 if self._by_step(s) else s.microbatches
+            size = times * (reduced + count * self._width() * (1 if s.remat == "none" or self._by_step(s) else 2))
+            seconds["fsdp"] = (s.fsdp - 1) / s.fsdp * size / (chip.ici_bandwidth * links)
         return seconds
+
+    def rows(self, s: Settings) -> float:
+        """Samples of a step per device."""
+        return self.asked.config.train.batch / batch_shards(self.run(s.fsdp).mesh)
 
     def kept(self, s: Settings) -> float:
         """The share of the traced residuals that such settings keep: seen, or the mean of what was seen elsewhere."""
         if (s.scan, s.remat) in self._kept:
             return self._kept[s.scan, s.remat]
         same = [share for (scan, _), share in self._kept.items() if scan == s.scan]
-        return sum(same) / len(same) if same else 1.0
+        return sum(same) / len(same) if same else KEPT[s.scan]
 
     def learn(self, guess: Guess, found: program.Figures) -> None:
         """Correct the guesses of such settings by what a compile of them showed."""
-        s = guess.settings
+        s, rows = guess.settings, self.rows(guess.settings)
         if found.memory is not None:
-            rows = self.run(s.fsdp).config.train.batch / self.run(s.fsdp).mesh.size / s.microbatches
-            real = found.memory.peak - guess.arguments - guess.weights
-            once = self.traced("none").residuals * 0.15
-            share = (real / rows - once) / max(1.0, self.traced(s.remat).residuals)
+            real = (found.memory.peak - guess.arguments - guess.weights) * s.microbatches / rows
+            share = (real - self._activations(s, 0)) / max(1.0, self.traced(s.remat).residuals)
             self._kept[s.scan, s.remat] = max(0.05, share)
         if found.moved is not None:
-            rest = self.traced("none").residuals * self.run(s.fsdp).config.train.batch / self.run(s.fsdp).mesh.size
-            self._moved = max(1.0, (found.moved - 2 * guess.arguments) / rest)
+            self._moved = max(1.0, (found.moved - 2 * guess.arguments) / (self.traced("none").residuals * rows))
+
+    def _activations(self, s: Settings, kept: float) -> float:
+        """Bytes per row: what is kept, and what is alive of the block that is at work."""
+        return kept * self.traced(s.remat).residuals + AT_WORK * self.traced("none").residuals
+
+    def _width(self) -> int:
+        return 2 if self.asked.config.train.precision == "bfloat16" else 4
+
+    def _by_step(self, s: Settings) -> bool:
+        """Whether weights are gathered once per step for all microbatches."""
+        gather = self.asked.config.mesh.gather
+        return s.fsdp > 1 and (gather == "step" or (gather == "auto" and s.microbatches > 1))
 
 
 def trace_row(run: Run) -> Traced:

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mae_jax.ahead.collectives import Collective
+from mae_jax.ahead.collectives import Collective, by_masking
 from mae_jax.ahead.program import GIB, Figures
 from mae_jax.core import tree
+from mae_jax.core.mesh import batch_shards
 
 MIB = 2**20
 
@@ -26,7 +27,7 @@ def heading(title: str, found: Figures, notes: Sequence[str]) -> str:
     config = run.config
     axes = " x ".join(f"{name} {n}" for name, n in run.mesh.shape.items())
     batch, parts = config.train.batch, config.train.microbatches
-    rows = batch / run.mesh.size / parts
+    rows = batch / batch_shards(run.mesh) / parts
     lines = [
         title,
         f"  {t.name}: {len(t.devices)} x {t.kind}, mesh {axes}",
@@ -44,11 +45,11 @@ def memory(found: Figures) -> str:
     if found.memory is not None:
         m = found.memory
         rows = {"arguments": m.arguments, "temporaries": m.temporaries, "outputs": m.outputs, "program": m.code}
-        lines += [_row(name, _bytes(size)) for name, size in rows.items() if size]
+        lines += [_row(name, _bytes(size)) for name, size in rows.items() if size >= MIB / 100]
         share = "" if found.limit is None else f"   of {_bytes(found.limit).strip()} ({m.peak / found.limit:.0%})"
         lines.append(_row("peak", _bytes(m.peak) + share))
     lines.append("of its arguments")
-    lines += [_row(name, _bytes(size)) for name, size in state.items()]
+    lines += [_row(name, _bytes(size)) for name, size in state.items() if size >= MIB / 100]
     return "\n".join(lines)
 
 
@@ -73,16 +74,17 @@ def collectives_table(found: Sequence[Collective], parameters: float) -> str:
     rows: dict[tuple[str, str, str], list[Collective]] = {}
     for c in found:
         rows.setdefault((c.kind, c.axis or "-", c.dtype), []).append(c)
-    lines = [f"collectives   ({'kind':<18} {'axis':<12} {'dtype':<9} {'runs':>6} {'MiB':>11} {'sent MiB':>11})"]
-    lines = [f"{'collectives':<20}{'over':<13}{'dtype':<10}{'runs':>6}{'MiB':>12}{'MiB sent':>12}   most comes from"]
+    lines = [f"{'collectives':<21}{'over':<13}{'dtype':<10}{'runs':>6}{'MiB':>12}{'MiB sent':>12}   most comes from"]
     for (kind, axis, dtype), same in sorted(rows.items(), key=lambda item: -sum(c.bytes for c in item[1])):
         runs, size, sent = (sum(getattr(c, key) for c in same) for key in ("count", "bytes", "wire"))
         source = shorter(max(same, key=lambda c: c.bytes).source)
-        lines.append(f"  {kind:<18}{axis:<13}{dtype:<10}{runs:>6}{size / MIB:>12,.2f}{sent / MIB:>12,.2f}   {source}")
+        lines.append(f"  {kind:<19}{axis:<13}{dtype:<10}{runs:>6}{size / MIB:>12,.2f}{sent / MIB:>12,.2f}   {source}")
     size, sent = (sum(getattr(c, key) for c in found) for key in ("bytes", "wire"))
     runs = sum(c.count for c in found)
-    lines.append(f"  {'all':<41}{runs:>6}{size / MIB:>12,.2f}{sent / MIB:>12,.2f}")
-    lines.append(f"  all-reduced: {reduced(found) / parameters:.3f} x the parameters in compute precision")
+    lines.append(f"  {'all':<42}{runs:>6}{size / MIB:>12,.2f}{sent / MIB:>12,.2f}")
+    lines.append(f"  all-reduced: {reduced(found) / parameters:.3f} x the parameters in the precision of mesh.reduce")
+    masking = by_masking(found)
+    lines.append(f"  caused by masking or restoring: {len(masking) or 'none'}")
     if not all(c.known for c in found):
         lines.append("  some loops do not say how often they run: each of those is counted once")
     return "\n".join(lines)
@@ -138,7 +140,7 @@ def advice(found: Figures) -> list[str]:
             f"--config.mesh.fsdp={min(devices, max(2, 4 * fsdp))}: parameters and optimizer are split further; over "
             f"all {devices} devices it saves {_bytes(kept).strip()} of the arguments"
         )
-    rows = config.train.batch // devices // config.train.microbatches
+    rows = config.train.batch // batch_shards(found.run.mesh) // config.train.microbatches
     if rows > 1:
         more = config.train.microbatches * next(k for k in range(2, rows + 1) if rows % k == 0)
         lines.append(f"--config.train.microbatches={more}: the batch in more parts, one after the other")
@@ -177,8 +179,8 @@ def to_json(title: str, found: Figures, notes: Sequence[str] = ()) -> dict[str, 
 
 
 def parameter_bytes(found: Figures) -> float:
-    """Bytes of all parameters in the precision of compute, on no mesh."""
-    width = {"bfloat16": 2, "float32": 4}[found.run.config.train.precision]
+    """Bytes of all parameters in the precision in which gradients travel, on no mesh."""
+    width = {"bfloat16": 2, "float32": 4}[found.run.config.mesh.reduce]
     return float(tree.size(found.run.shapes["params"]) * width)
 
 

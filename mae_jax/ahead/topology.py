@@ -90,6 +90,7 @@ def topology(name: str, slices: int = 1) -> Topology:
         raise UserError(f"--topology {name}: the torus of {family} has {axes} axes, as in {example}.")
     check_libtpu(name)
     devices = tuple(tpu_devices(family, dims, slices))
+    name = f"{slices} x {name}" if slices > 1 else name
     return Topology(name, devices, found := chip(family), found.hbm_bytes if found else None, ahead=True)
 
 

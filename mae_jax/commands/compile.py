@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     asked = step.ask(args.config, args.overrides)
     options.compile_cache()
-    place = topology(args.topology, getattr(asked.config.mesh, "slices", 1))
+    place = topology(args.topology, max(1, asked.config.mesh.slices))
     if args.shardings:
         print(step.shardings(step.make_run(asked, place.devices)))
         return exits.DONE

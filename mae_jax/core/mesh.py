@@ -24,7 +24,7 @@ __all__ = [
     "state_shardings", "table", "use_mesh", "with_shardings",
 ]  # fmt: skip
 
-# First match wins. "whole": a copy on every device. "split": along the longest axis that fsdp divides. The others say
+# First match wins. "whole": a copy on every device. "split": along an axis that fsdp divides. The others say
 # what tensor splits: "column" the outputs (last axis), "row" the inputs (first axis), "vector" the bias of a "column".
 # q, k and v lie side by side in the columns of a fused projection, and equal cuts would mix them: it lies by rows, and
 # is dealt by heads when it is used (nets/heads_dense.py).
@@ -85,7 +85,8 @@ def spec(shape: tuple[int, ...], rule: str, fsdp: int, tensor: int = 1) -> Parti
     """The partition of one array.
 
     tensor takes the axis that the rule names, where it divides it; fsdp then the longest of the other axes that it
-    divides. An axis that neither divides, and every array under "whole", stays in one piece.
+    divides, the last one only if it must: an array is tiled along its last axis, and parts of tiles are slow (a TPU
+    makes an all-reduce of their reduce-scatter). What neither divides, and every array under "whole", is in one piece.
     """
     if rule not in ("whole", "split", "column", "row", "vector"):
         raise UserError(f"unknown sharding rule '{rule}'; expected whole, split, column, row or vector.")
@@ -95,7 +96,7 @@ def spec(shape: tuple[int, ...], rule: str, fsdp: int, tensor: int = 1) -> Parti
         axes[at] = "tensor"
     free = [i for i, n in enumerate(shape) if axes[i] is None and fsdp > 1 and n % fsdp == 0 and n >= fsdp]
     if rule in ("split", "column", "row") and free:
-        axes[max(free, key=lambda i: shape[i])] = "fsdp"
+        axes[max(free, key=lambda i: (i < len(shape) - 1, shape[i]))] = "fsdp"
     while axes and axes[-1] is None:
         axes.pop()
     return PartitionSpec(*axes)

@@ -231,6 +231,7 @@ def _key(key: Any) -> Any:
 
 # what numpy and scipy wrote ------------------------------------------------------------------------------------------
 
+_NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 _RECONSTRUCT = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
@@ -264,7 +265,7 @@ def _dtype(value: Any) -> np.dtype:
     if isinstance(value, Record) and value.kind == Name("numpy", "dtype") and value.args:
         code = value.args[0]
         order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "="
-        if isinstance(code, str) and code[:1] in "buif" and len(code) == 2 and order in ("<", ">", "|", "="):
+        if isinstance(code, str) and code in _NUMBERS and order in ("<", ">", "|", "="):
             return np.dtype(code).newbyteorder(order if order in "<>" else "=")
     raise ValueError(f"its pickle holds an array of {said(value)}: numbers expected")
 

@@ -6,7 +6,10 @@ import numpy as np
 
 
 def dot_flops(jaxpr: Any) -> float:
-    """2 x the multiply-adds of all dot products and convolutions, inner jaxprs included: loops by their length."""
+    """2 x the multiply-adds of all dot products and convolutions, inner jaxprs included.
+
+    Loops count by their length, what every device computes by itself (shard_map) by the number of devices.
+    """
     total = 0.0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
@@ -19,6 +22,9 @@ def dot_flops(jaxpr: Any) -> float:
             inner = np.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * inner * np.prod(eqn.outvars[0].aval.shape) / spread
         times = params["length"] if name == "scan" else 1
+        if name == "shard_map":
+            manual = params.get("newly_manual_axes", params.get("manual_axes", ()))  # by jax version
+            times = int(np.prod([params["mesh"].shape[axis] for axis in manual]))
         total += times * sum(_inside(value) for key, value in params.items() if key != "branches")
         total += max(map(_inside, params.get("branches", ())), default=0.0)
     return total

@@ -95,6 +95,7 @@ class Checkpoints:
         self.failed: str | None = None  # what kept the last save off the disk; None where it is there
         self._retry = retry
         self._tried: int | None = None  # the step of a save that may yet fail, or did
+        self._writing = False  # whether it may still be on its way
         self._error: Exception | None = None
         self._kept = sidecar.Kept(keep, best, {})
         self._lock = Lock(self.directory)
@@ -187,6 +188,7 @@ class Checkpoints:
         if agree(error is not None):
             self._give_up(error)
             return False
+        self._writing = True
         return True
 
     def restore(self, template: Any, step: int | None = None) -> Restored | None:
@@ -236,7 +238,7 @@ class Checkpoints:
         """
         if self._tried is None or step < self._tried + self._retry:
             return False
-        if jax.process_count() == 1 and self._manager.is_saving_in_progress():
+        if self._writing and jax.process_count() == 1 and self._manager.is_saving_in_progress():
             return False
         self.settle(running)
         return self.failed is not None
@@ -248,6 +250,7 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:  # orbax and tensorstore raise many kinds
             self._error = error
+        self._writing = False
 
     def settle(self, running: Any = None) -> None:
         """`wait`, and learn whether it is on disk (`failed`); every process.
@@ -308,6 +311,17 @@ class Checkpoints:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("mae_jax.checkpoint.set_aside")
             self._manager.reload()
+
+
+def restore_at(workdir: str | Path, template: Any, step: int) -> Restored | None:
+    """The checkpoint of `step`, of a run that may be training meanwhile: nothing on disk changes. None where it is
+    damaged, which is said on stderr.
+    """
+    directory = checkpoint_directory(workdir)
+    found, why = _attempt(directory, step, template)
+    if found is None:
+        print(f"checkpoint {directory / str(step)} is damaged: {why}", file=sys.stderr, flush=True)
+    return found
 
 
 def _attempt(directory: Path, step: int, template: Any) -> tuple[Restored | None, str]:

@@ -1,5 +1,6 @@
 """The training loop: everything around the step. Reads from top to bottom as a run happens."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import jax
 
-from mae_jax.config import FREE_DATA, differences
+from mae_jax.config import FREE_DATA, differences, resolve
 from mae_jax.core.chips import mfu
 from mae_jax.core.errors import UserError
 from mae_jax.core.exits import DONE, FAILED, GIVEN_UP, INTERRUPTED, RESTART
@@ -234,11 +235,11 @@ class Loop:
                     if wrong:
                         return state, "wrong"
                     with progress.paused(), watchdog.paused():
-                        saves = stop or done % config.checkpoint.every == 0 or done == total
+                        saves = stop or owed or done % config.checkpoint.every == 0 or done == total
                         if (saves or due_every(config.guard.parity, done)) and self.differ(done, state):
                             return state, "diverged"
                         self.look(done, state)
-                        if saves or owed:
+                        if saves:
                             self.save(done, state)
                 if stop:
                     return state, "stopped"
@@ -335,7 +336,10 @@ def refuse_other_config(config: Config, workdir: Path) -> None:
     """Raise UserError where `workdir` holds a run whose config differs in a way that matters."""
     if not saved_steps(workdir):
         return
-    changed = differences(read_meta(workdir)["config"], config.to_dict())
+    old = read_meta(workdir)["config"]
+    with contextlib.suppress(UserError):
+        old = resolve(old).to_dict()  # keys that are newer than that run have their defaults
+    changed = differences(old, config.to_dict())
     if changed:
         raise UserError(
             f"{workdir} holds a run with another config, and resuming it would mix the two. What differs: "

@@ -1,4 +1,4 @@
-"""Numbers gone wrong: which updates were skipped, which loss is a spike, when a run must go back, and to what order of data.
+"""Numbers gone wrong: which updates were skipped, which loss is a spike, when a run must go back to other data.
 
 The step decides on the device and keeps the old weights (train/step.py: guard). What it decided is read here one step
 late, when the next step is under way: two scalars per step, which no device waits for.

@@ -1,8 +1,8 @@
 """Whether all copies of the weights are still the same: on every device of every process, bit for bit.
 
-Copies that should be equal drift apart where a device computes wrongly or a program differs between hosts; nothing in a
-data-parallel run notices, since each copy is only added to itself. A sum over all devices would hide it as well, so each
-device hashes what lies on it, and what is compared are these hashes.
+Copies that should be equal drift apart where a device computes wrongly or a program differs between hosts; nothing in
+a data-parallel run notices, since each copy is only added to itself. A sum over all devices would hide it as well, so
+each device hashes what lies on it, and what is compared are these hashes.
 """
 
 import collections
@@ -49,9 +49,8 @@ def local_hashes(arrays: Any) -> dict[int, bytes]:
     for leaf in flatten(arrays).values():
         for shard in leaf.addressable_shards:
             found[shard.device.id].append(device_hash(shard.data))
-    return {
-        device: hashlib.sha256(np.stack(pairs).tobytes()).digest()[:8] for device, pairs in jax.device_get(dict(found)).items()
-    }  # fmt: skip
+    hashes = jax.device_get(dict(found))
+    return {device: hashlib.sha256(np.stack(pairs).tobytes()).digest()[:8] for device, pairs in hashes.items()}
 
 
 def gathered(local: dict[int, bytes]) -> dict[int, tuple[bytes, str]]:

@@ -1,8 +1,8 @@
 """Going back to a checkpoint with another order of the data, and giving a run up: where to, and what is written of it.
 
-WORKDIR/guard/ holds rollback.json (the record of the last roll-back, by which a run that is killed right after it goes on
-as if it had not been), rollbacks.jsonl (one line for each, for people) and, of a run that was given up, step_N.json and
-step_N.npz: the first step that went wrong and its batch.
+WORKDIR/guard/ holds rollback.json (the record of the last roll-back, by which a run that is killed right after it goes
+on as if it had not been), rollbacks.jsonl (one line for each, for people) and, of a run that was given up, step_N.json
+and step_N.npz: the first step that went wrong and its batch.
 """
 
 import json
@@ -50,7 +50,7 @@ def read(workdir: Path) -> Record | None:
 
 
 def target(steps: Sequence[int], first_bad: int, tries: int) -> int:
-    """The step to go back to: the newest checkpoint from before `first_bad`, an older one at each further try; 0: anew."""
+    """The step to go back to: the newest checkpoint before `first_bad`, an older one at each further try; 0: anew."""
     good = [step for step in sorted(steps) if step < first_bad]
     return good[max(len(good) - 1 - tries, 0)] if good else 0
 
@@ -118,8 +118,8 @@ def give_up(run: Run, source: Source, workdir: Path, numbers: Numbers) -> None:
         print(
             f"mae_jax: {wrong(numbers.settings.spike, metrics, first, first + record.streak - 1)} This was tried "
             f"{record.tries + 1} times, so the run is given up. The step, its samples and the norms of its gradient "
-            f"are in {folder}/step_{first}{own}.json; `mae_jax replay {workdir} {first}` runs it again and says where it "
-            f"breaks. Lower optim.learning_rate, set optim.clip=1, or look for broken values in the data; the "
+            f"are in {folder}/step_{first}{own}.json; `mae_jax replay {workdir} {first}` runs it again and says where "
+            f"it breaks. Lower optim.learning_rate, set optim.clip=1, or look for broken values in the data; the "
             f"checkpoints in {workdir} are good.",
             file=sys.stderr, flush=True,
         )  # fmt: skip

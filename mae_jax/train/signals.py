@@ -18,8 +18,8 @@ _CLOSE = 0  # written to the pipe to end its reader; no signal has this number
 
 
 class Preemption:
-    """Context manager under which the first SIGTERM, SIGINT or SIGUSR1 only sets `requested`; at its end the old handlers
-    return.
+    """Context manager under which the first SIGTERM, SIGINT or SIGUSR1 only sets `requested`; at its end the old
+    handlers return.
 
     SIGUSR1 is what Slurm and others send ahead of a limit; it is left alone where the program has its own use for it. A
     second signal of any of these kinds ends the process at once, with 128 + its number (143, `exits.INTERRUPTED`, for

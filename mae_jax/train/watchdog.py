@@ -1,4 +1,4 @@
-"""A step that takes far too long: every thread's stack is written, and past a limit the process ends to be restarted."""
+"""A step that takes far too long: every thread's stack is written, and past a limit the process ends."""
 
 import contextlib
 import faulthandler

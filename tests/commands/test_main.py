@@ -22,6 +22,7 @@ OPTIONS = {
         "--coordinator",
         "--process-id",
     ),
+    "compile": ("--config FILE.py[:ARG]", "--topology NAME", "--shardings", "--fit", "--json FILE"),
     "finetune": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE.py[:ARG]", "--step N"),
     "evaluate": (
         "--workdir DIR",
@@ -47,6 +48,7 @@ OPTIONS = {
     "convert": ("SRC", "DST", "--list", "--to FORMAT", "--as", "--norm-pix", "--heads N", "--name NAME"),
     "embed": ("--workdir DIR", "--weights F", "--source SRC", "--out FILE", "--pool HOW", "--tokens", "--batch N"),
     "new": ("NAME", "--dir DIR", "--in-repo"),
+    "checkpoint": ("WORKDIR", "list", "verify", "prune", "--step N", "--keep N", "--yes"),
     "list": ("--configs DIR",),
     "parity": ("FILE.npz", "--json", "--tolerance T"),
     "data": ("--config FILE.py", "--output FILE.png", "--moments N", "--json FILE.json"),
