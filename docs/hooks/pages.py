@@ -43,7 +43,8 @@ NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 CODE_OR_LINK = re.compile(rf"`[^`]*`|{LINK.pattern}")  # what looks like a link in code is none
 SUFFIXES = {".py": "python", ".sh": "bash", ".toml": "toml", ".cfg": "ini", ".yml": "yaml", ".ipynb": "json",
-            ".json": "json", ".sbatch": "bash", ".yaml": "yaml", ".gpu": "docker", ".tpu": "docker", "": "text"}  # fmt: skip
+            ".json": "json", ".sbatch": "bash", ".yaml": "yaml", ".gpu": "docker", ".tpu": "docker",
+            "": "text"}  # fmt: skip
 MAX_SHOWN = 100_000  # bytes of a source file; a larger one is cut
 log = logging.getLogger("mkdocs.hooks.mae_jax")
 
