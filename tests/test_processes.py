@@ -78,12 +78,15 @@ def test_stopped_and_killed_it_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_two_processes_are_one(tmp_path):
-    """2 processes x 4 devices against 1 x 8, with an online probe, pictures, checkpoints, the table, and a resume."""
+    """2 processes x 4 devices against 1 x 8, with an online probe, pictures, checkpoints, the table, and a resume.
+
+    First with fsdp inside of each process, then resumed with fsdp over all devices, across both.
+    """
     every = ("eval.every=2", "eval.protocols=('knn',)", "log.every=1", "log.pictures_every=2", "checkpoint.every=2",
              "train.microbatches=2", "mesh.fsdp=2", "optim.average=0.5", "optim.warmup=0")  # fmt: skip
 
-    def begin(workdir, steps, count):
-        config = config_file(tmp_path / "tiny.py", tiny(*every, f"train.steps={steps}"))
+    def begin(workdir, steps, count, *others):
+        config = config_file(tmp_path / "tiny.py", tiny(*every, f"train.steps={steps}", *others))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -120,8 +123,13 @@ def test_two_processes_are_one(tmp_path):
     results = json.loads((tmp_path / "two/results.json").read_text())
     assert set(results["knn"]) == {"pretrained", "average", "random", "raw"}
 
-    assert finish(begin("two", 6, 2)) == [0, 0], said("two")  # it resumes, and grows
+    assert finish(begin("two", 6, 2, "mesh.fsdp=8")) == [0, 0], said("two")  # it resumes, and grows
     assert saved_steps(tmp_path / "two") == [4, 6] and metrics(tmp_path / "two")[: len(two)] == two
+    assert finish(begin("one", 6, 1)) == [0], said("one")
+    for expected, found in zip(
+        metrics(tmp_path / "one")[len(one) :], metrics(tmp_path / "two")[len(two) :], strict=True
+    ):
+        np.testing.assert_allclose(found.get("loss", 0), expected.get("loss", 0), rtol=1e-4)
 
 
 def test_two_processes_evaluate_like_one(tmp_path):

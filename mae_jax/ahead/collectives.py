@@ -79,8 +79,10 @@ def from_program(program: Program, axes: dict[str, int]) -> list[Collective]:
         if kind not in KINDS or not times:
             continue
         one = _collective(kind, i, times, known, axes)
-        # An asynchronous collective that is fused with computation stands in the start, every piece and the end.
-        key = (where, i.attribute("channel_id"), kind, one.bytes, one.axis)
+        # An asynchronous collective that is fused with computation stands in the start, every piece and the end. Its
+        # chain tells it from others: what a shard_map says itself has one channel for all.
+        chain = re.search(r'chain_id="(\d+)"', i.rest)
+        key = (where, chain[1] if chain else i.attribute("channel_id"), kind, one.bytes, one.axis)
         if fused and key in seen:
             continue
         seen.add(key)
@@ -97,6 +99,11 @@ def totals(found: Iterable[Collective]) -> dict[tuple[str, str], tuple[int, int]
         count, size = sums.get((c.kind, c.axis), (0, 0))
         sums[c.kind, c.axis] = (count + c.count, size + c.bytes)
     return dict(sorted(sums.items(), key=lambda item: -item[1][1]))
+
+
+def by_masking(found: Iterable[Collective]) -> list[Collective]:
+    """Those that choosing, taking or restoring tokens caused (the scope of masking/select.py and tokens/gather.py)."""
+    return [c for c in found if "masking" in re.split(r"[/()]", c.source)]
 
 
 def mesh_of(compiled: Any) -> Mesh | None:

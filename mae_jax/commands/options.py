@@ -130,11 +130,22 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
 
 
-def start_processes(args: argparse.Namespace) -> None:
-    """Join the processes of this run, where there are several. Must come before anything touches a device."""
+def start_processes(args: argparse.Namespace, heartbeat: float = 60.0) -> None:
+    """Join the processes of this run, where there are several. Must come before anything touches a device.
+
+    Args: heartbeat: config.guard.heartbeat, after which train/hosts.py counts a process as lost; jax does later.
+    """
     given = (args.coordinator, args.processes, args.process_id)
     if any(v is not None for v in given) and any(v is None for v in given):
         raise UserError("--coordinator, --processes and --process-id belong together: give all three, or none.")
+    if args.coordinator is not None:
+        if not re.fullmatch(r".+:\d+", args.coordinator):
+            raise UserError(f"--coordinator {args.coordinator}: HOST:PORT expected, as 10.0.0.1:1234 (of process 0).")
+        if not 0 <= args.process_id < args.processes:
+            raise UserError(
+                f"--process-id {args.process_id} of --processes {args.processes}: they are numbered from 0 to "
+                f"{args.processes - 1}."
+            )
     slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
     pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     if args.coordinator is None and not slurm and not pod:
@@ -143,7 +154,16 @@ def start_processes(args: argparse.Namespace) -> None:
 
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(*given)
+    # jax's notifier would swallow SIGTERM before and after the loop; in it train/signals.py hears of signals.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=int(1.5 * heartbeat) + 10)
+    except (RuntimeError, ValueError) as error:  # nobody answers, or the cluster says nothing of itself
+        where = f"the coordinator {args.coordinator}" if args.coordinator else "the other processes of this cluster"
+        raise UserError(
+            f"could not join {where}: {str(error).splitlines()[0]}. Every process must be started, with the same "
+            f"--coordinator and --processes and a --process-id of its own, and reach the first one's port."
+        ) from error
 
 
 def compile_cache() -> None:

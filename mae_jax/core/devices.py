@@ -1,8 +1,8 @@
-"""Devices laid out as a (data, fsdp, tensor) mesh: over slices, and so that a process holds one run of a batch's rows."""
+"""Devices laid out as a (data, fsdp, tensor) mesh: over slices, and each process with one run of a batch's rows."""
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ BATCH = ("data", "fsdp")  # the axes over which a batch is split
 def make_mesh(
     data: int = -1,
     fsdp: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     *,
     tensor: int = 1,
     slices: int = 0,
@@ -60,12 +60,12 @@ def make_mesh(
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def slice_of(device: jax.Device) -> int:
+def slice_of(device: Any) -> int:
     """The number of a device's slice; 0 where devices know of none."""
     return getattr(device, "slice_index", None) or 0
 
 
-def _slices(devices: Sequence[jax.Device], asked: int) -> int:
+def _slices(devices: Sequence[Any], asked: int) -> int:
     found = len({slice_of(device) for device in devices})
     if asked < 0 or (asked and found > 1 and asked != found) or (asked and len(devices) % asked):
         raise UserError(
@@ -75,16 +75,19 @@ def _slices(devices: Sequence[jax.Device], asked: int) -> int:
     return asked or found
 
 
-def _placed(devices: Sequence[jax.Device], count: int, inside: tuple[int, ...], outside: tuple[int, ...]) -> np.ndarray:
+def _placed(devices: Sequence[Any], count: int, inside: tuple[int, ...], outside: tuple[int, ...]) -> np.ndarray:
     """Devices [data, fsdp, tensor] in the order that suits the network between them."""
-    if count == 1:
-        return jax.make_mesh(inside, AXES, devices=devices, axis_types=(AxisType.Auto,) * 3).devices
-    if len({slice_of(device) for device in devices}) > 1:
-        return mesh_utils.create_hybrid_device_mesh(inside, outside, devices, allow_split_physical_axes=True)
-    return _by_process(devices, count, inside, outside.index(count))
+    try:
+        if count == 1:
+            return mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
+        if len({slice_of(device) for device in devices}) > 1:
+            return mesh_utils.create_hybrid_device_mesh(inside, outside, devices, allow_split_physical_axes=True)
+    except NotImplementedError:  # a torus on which jax finds no place for these axes
+        pass
+    return _by_process(devices, count, inside, next((i for i, n in enumerate(outside) if n > 1), 0))
 
 
-def _by_process(devices: Sequence[jax.Device], count: int, inside: tuple[int, ...], across: int) -> np.ndarray:
+def _by_process(devices: Sequence[Any], count: int, inside: tuple[int, ...], across: int) -> np.ndarray:
     """Devices [data, fsdp, tensor], slice by slice and in these process by process, as they come."""
     order = sorted(devices, key=lambda device: (slice_of(device), device.process_index))
     parts = np.split(np.asarray(order, dtype=object), count)
@@ -92,10 +95,10 @@ def _by_process(devices: Sequence[jax.Device], count: int, inside: tuple[int, ..
 
 
 class Share(NamedTuple):
-    """Which equal part of a batch's rows a process computes: number `index` of `count`."""
+    """Which equal part of a batch's rows a process computes: number `part` of `parts`."""
 
-    index: int
-    count: int
+    part: int
+    parts: int
 
 
 def share(mesh: Mesh) -> Share:

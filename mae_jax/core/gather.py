@@ -1,4 +1,4 @@
-"""Parameters that fsdp splits, brought together where they are used: an all-gather, whose transpose is a reduce-scatter.
+"""Parameters that fsdp splits, made whole where they are used: an all-gather, whose transpose is a reduce-scatter.
 
 Written out, because XLA left alone goes by its own lights: on a CPU it all-reduces whole gradients, and it may gather
 in float32 what is used in bfloat16. Only for code that runs apart (`core.mesh.Use.apart`); in one global program XLA

@@ -313,6 +313,17 @@ class Checkpoints:
             self._manager.reload()
 
 
+def restore_at(workdir: str | Path, template: Any, step: int) -> Restored | None:
+    """The checkpoint of `step`, of a run that may be training meanwhile: nothing on disk changes. None where it is
+    damaged, which is said on stderr.
+    """
+    directory = checkpoint_directory(workdir)
+    found, why = _attempt(directory, step, template)
+    if found is None:
+        print(f"checkpoint {directory / str(step)} is damaged: {why}", file=sys.stderr, flush=True)
+    return found
+
+
 def _attempt(directory: Path, step: int, template: Any) -> tuple[Restored | None, str]:
     """(restored, "") or (None, why not), the same on every process.
 

@@ -62,6 +62,6 @@ def share(run: Run) -> dict[str, Any]:
     data = run.config.data
     own = mesh_share(run.mesh)
     return {
-        "process_index": own.index, "process_count": own.count,
+        "process_index": own.part, "process_count": own.parts,
         "workers": data.workers, "memory_mb": data.memory_mb, "max_bad": data.max_bad,
     }  # fmt: skip

@@ -236,11 +236,11 @@ class Loop:
                     if wrong:
                         return state, "wrong"
                     with progress.paused(), watchdog.paused():
-                        saves = stop or done % config.checkpoint.every == 0 or done == total
+                        saves = stop or owed or done % config.checkpoint.every == 0 or done == total
                         if (saves or due_every(config.guard.parity, done)) and self.differ(done, state):
                             return state, "diverged"
                         self.look(done, state)
-                        if saves or owed:
+                        if saves:
                             self.save(done, state)
                 if stop:
                     return state, "stopped"

@@ -77,7 +77,7 @@ def make_step(
             return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
 
         held = {"step": state["step"], "ema": state["ema"]["teacher"], "frozen": frozen}
-        if spread and independent(method, state["stats"]) and given is None:
+        if mesh is not None and spread and independent(method, state["stats"]) and given is None:
             sums = accumulate_apart(
                 loss, state["params"], held, batch, microbatches,
                 mesh=mesh, dtype=method.compute.dtype, by_step=by_step, wire=wire,

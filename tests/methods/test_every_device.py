@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import numpy as np
@@ -11,7 +12,16 @@ from tiny_methods import make
 
 from mae_jax import methods
 from mae_jax.core import tree
-from mae_jax.core.mesh import batch_sharding, make_mesh, replicated, use_mesh
+from mae_jax.core.mesh import (
+    batch_sharding,
+    frozen_shardings,
+    make_mesh,
+    replicated,
+    state_shardings,
+    table,
+    use_mesh,
+    with_shardings,
+)
 from mae_jax.nets.compute import Compute
 from mae_jax.train.step import make_step
 
@@ -24,21 +34,23 @@ def name(request):
 
 
 @functools.cache
-def one_step(name, devices=1, microbatches=1, remat="none"):
-    """(metrics, state) after one step of gradient descent, on the host."""
+def one_step(name, sizes=(1, 1, 1), microbatches=1, remat="none"):
+    """(metrics, state) after one step of gradient descent on data x fsdp x tensor devices, on the host."""
     method, params, rest, batch = make(name, SAMPLES)
     method = dataclasses.replace(method, compute=Compute(remat=remat))
-    mesh = make_mesh(devices=jax.devices()[:devices])
+    mesh = make_mesh(sizes[0], sizes[1], jax.devices()[: math.prod(sizes)], tensor=sizes[2])
     optimizer = optax.identity()
     state = {
         "step": np.int32(3), "params": params, "stats": rest["stats"], "ema": {"teacher": rest["ema"]},
         "opt": optimizer.init(params), "guard": {"skipped": np.int32(0)},
     }  # fmt: skip
     step = make_step(
-        method, optimizer, lambda step: 0.1, lambda batch, ctx: batch, seed=1, microbatches=microbatches, steps=10
-    )
+        method, optimizer, lambda step: 0.1, lambda batch, ctx: batch, seed=1, microbatches=microbatches, steps=10,
+        mesh=mesh,
+    )  # fmt: skip
+    frozen = jax.tree.map(lambda s: s.sharding, frozen_shardings(rest["frozen"], mesh))
     lies = {k: batch_sharding(mesh) if leaf.batched else replicated(mesh) for k, leaf in method.batch_spec.items()}
-    jitted = jax.jit(step, in_shardings=(replicated(mesh), replicated(mesh), lies), static_argnums=3)
+    jitted = jax.jit(step, in_shardings=(state_shardings(state, mesh), frozen, lies), static_argnums=3)
     with use_mesh(mesh), jax.default_matmul_precision("highest"):
         state, metrics = jitted(state, rest["frozen"], batch, method.plan(3))
     return jax.device_get(metrics), tree.flatten(jax.device_get(state))
@@ -53,8 +65,33 @@ def assert_same(found, expected, rtol=2e-5, atol=2e-6):
         np.testing.assert_allclose(state[path], leaf, rtol=rtol, atol=atol, err_msg=path)
 
 
+def test_every_array_is_covered_and_every_axis_used(name):
+    """Parameters, statistics, averages and frozen networks, by the table that `mae_jax compile --shardings` prints."""
+    _, params, rest, _ = make(name, SAMPLES)
+    mesh = make_mesh(2, 2, tensor=2)
+    state = {"params": params, "stats": rest["stats"], "ema": rest["ema"]}
+    rows = table(with_shardings(state, state_shardings(state, mesh)), mesh)
+    rows += table(frozen_shardings(rest["frozen"], mesh), mesh)
+    assert len(rows) == len(jax.tree.leaves((state, rest["frozen"])))
+    split = {axis: sum(row.bytes for row in rows if axis in row.spec) for axis in ("fsdp", "tensor")}
+    assert split["fsdp"] and (split["tensor"] or name in ("spark", "graphmae"))  # which have no Transformer blocks
+    for row in rows:
+        whole = np.prod(row.shape) * np.dtype(row.dtype).itemsize
+        assert whole == row.bytes * 2 ** (("fsdp" in row.spec) + ("tensor" in row.spec)), row
+
+
 def test_eight_devices_are_one(name):
-    assert_same(one_step(name, devices=8), one_step(name))
+    """With every axis in use: the batch over four, what splits over two, attention over two."""
+    assert_same(one_step(name, (2, 2, 2)), one_step(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 4, 2)], ids=str)
+def test_every_mesh_of_eight_is_one(name, sizes):
+    batched = all(leaf.batched for leaf in make(name, SAMPLES)[0].batch_spec.values())
+    assert_same(one_step(name, sizes, microbatches=1), one_step(name))
+    if batched and not make(name, SAMPLES)[0].couples and sizes[2] < 8:
+        assert_same(one_step(name, sizes, microbatches=2), one_step(name))
 
 
 def test_microbatches_change_nothing(name):
