@@ -90,7 +90,7 @@ def test_fsdp_gathers_and_scatters(file):
     split = 4 * sum(s.size for s in leaves if any(s.sharding.spec))
     whole = 4 * sum(s.size for s in leaves) - split
     assert size["reduce-scatter"] == pytest.approx(split, rel=0.01) and size["all-gather"] >= split
-    assert size["all-reduce"] <= 1.1 * whole + 1000
+    assert size["all-reduce"] <= whole + split / 4  # besides the vectors only norms, a number per part
     assert not by_masking(found.collectives)
 
 
