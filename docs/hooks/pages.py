@@ -23,7 +23,7 @@ NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
         ("Your own data", "data.md"), ("Videos", "video.md"), ("Point clouds", "points.md"), ("Audio", "audio.md"),
         ("Prepare once", "prepare.md"), ("Augmentation", "augment.md"),
         ("Configs: every key", "configs.md"), ("Verbs", "verbs.md"), ("Reference runs", "reference_runs.md"),
-        ("Teachers", "teachers.md"),
+        ("Teachers", "teachers.md"), ("Speed", "speed.md"),
     ]),
     ("Use", [
         ("Evaluation", "evaluation.md"), ("Fine-tuning", "finetune.md"), ("Segmentation", "segmentation.md"),
