@@ -11,8 +11,8 @@ The image is that of launch/Dockerfile.tpu or Dockerfile.gpu; CLAIM is a Persist
 pool of that accelerator.
 
 A pod that ends with 1, 2, 3 or 4 (mae_jax/core/exits.py: starting again will not help) ends the JobSet; any other
-status but 0 makes JobSet start all pods again, --restarts times, and the same command resumes from the newest checkpoint. A pod that is moved or
-preempted gets SIGTERM and --grace seconds to save.
+status but 0 makes JobSet start all pods again, --restarts times, and the same command resumes from the newest
+checkpoint. A pod that is moved or preempted gets SIGTERM and --grace seconds to save.
 
 A JobSet holds its nodes, and they cost, until it ends or is deleted: kubectl delete jobset NAME. Node pools cost by
 themselves while they have nodes: let them scale to zero.

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     for what, check in (
         ("versions", machine.versions), ("bundled", machine.bundled), ("decoders", machine.decoders),
         ("devices", devices.seen), ("matmul", devices.products), ("memory", machine.memory),
-        ("compile cache", lambda: machine.compile_cache(jax.config.jax_compilation_cache_dir)),
+        ("compile cache", lambda: machine.compile_cache(jax.config.values["jax_compilation_cache_dir"])),
     ):  # fmt: skip
         lines += gathered(what, check)
     together = gathered("collective", devices.collectives)

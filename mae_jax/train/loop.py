@@ -25,7 +25,7 @@ from mae_jax.train import rollback
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, Restored, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
-from mae_jax.train.full_disk import replace_text, skipped
+from mae_jax.train.full_disk import patient_streams, replace_text, skipped
 from mae_jax.train.hosts import Hosts
 from mae_jax.train.numbers import Numbers, Record, order_at
 from mae_jax.train.parity import Parity
@@ -66,6 +66,7 @@ class Task:
     report: Callable[[Any, State, Path], None]
 
 
+@patient_streams()
 def train(config: Config, workdir: Path, task: Task | None = None, profile: tuple[int, int] | None = None) -> int:
     """Train to the end of the schedule, or until a signal; resume where `workdir` left off.
 

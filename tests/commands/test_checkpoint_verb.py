@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mae_jax.commands.main import main
@@ -17,8 +18,8 @@ def made(tmp_path_factory):
     with Checkpoints(workdir, keep=4) as checkpoints:
         for step in (1, 2, 3, 4):
             checkpoints.save(
-                step, {"w": jnp.arange(64.0) * step}, data={}, config={"checkpoint": {"best": "knn"}},
-                metrics={"knn": 0.9 if step == 2 else 0.1 * step},
+                step, {"w": jnp.asarray(np.random.default_rng(step).normal(size=5000), jnp.float32)}, data={},
+                config={"checkpoint": {"best": "knn"}}, metrics={"knn": 0.9 if step == 2 else 0.1 * step},
             )  # fmt: skip
     return workdir
 
