@@ -17,9 +17,10 @@ def made(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("made")
     with Checkpoints(workdir, keep=4) as checkpoints:
         for step in (1, 2, 3, 4):
+            array = np.random.default_rng(step).normal(size=5000)
             checkpoints.save(
-                step, {"w": jnp.asarray(np.random.default_rng(step).normal(size=5000), jnp.float32)}, data={},
-                config={"checkpoint": {"best": "knn"}}, metrics={"knn": 0.9 if step == 2 else 0.1 * step},
+                step, {"w": jnp.asarray(array, jnp.float32)}, data={}, config={"checkpoint": {"best": "knn"}},
+                metrics={"knn": 0.9 if step == 2 else 0.1 * step},
             )  # fmt: skip
     return workdir
 
