@@ -225,6 +225,13 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_record(path: Path, argv: list[str], report: dict[str, Any]) -> None:
+    """Write what was measured, with the command, the commit and the time."""
+    stamp = {"argv": argv, "commit": commit(), "time": time.strftime("%F %T %Z")}
+    path.write_text(json.dumps(stamp | report, indent=2) + "\n")
+    print(f"written to {path}")
+
+
 def main(argv: list[str] | None = None) -> int:
     argv, raw = sys.argv[1:] if argv is None else argv, argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
@@ -251,9 +258,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(table(report))
     if args.json:
-        stamp = {"argv": ["benchmarks/train_step.py", *argv], "commit": commit(), "time": time.strftime("%F %T %Z")}
-        args.json.write_text(json.dumps(stamp | report, indent=2) + "\n")
-        print(f"written to {args.json}")
+        write_record(args.json, ["benchmarks/train_step.py", *argv], report)
     return 0
 
 

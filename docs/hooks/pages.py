@@ -23,8 +23,8 @@ NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
         ("Your own data", "data.md"), ("Videos", "video.md"), ("Point clouds", "points.md"), ("Audio", "audio.md"),
         ("Prepare once", "prepare.md"), ("Augmentation", "augment.md"), ("Parallelism", "parallelism.md"),
         ("Configs: every key", "configs.md"), ("Verbs", "verbs.md"), ("Reference runs", "reference_runs.md"),
-        ("Launching", "launch.md"), ("Teachers", "teachers.md"), ("Doctor", "doctor.md"),
-        ("Reliability", "reliability.md"), ("Security", "security.md"),
+        ("Before a run", "compile.md"), ("Launching", "launch.md"), ("Teachers", "teachers.md"),
+        ("Doctor", "doctor.md"), ("Speed", "speed.md"), ("Reliability", "reliability.md"), ("Security", "security.md"),
     ]),
     ("Use", [
         ("Evaluation", "evaluation.md"), ("Fine-tuning", "finetune.md"), ("Segmentation", "segmentation.md"),

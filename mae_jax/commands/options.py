@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mae_jax.commands.cluster import several_processes
 from mae_jax.config import load, resolve
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.schema import Config
@@ -146,9 +147,7 @@ def start_processes(args: argparse.Namespace, heartbeat: float = 60.0) -> None:
                 f"--process-id {args.process_id} of --processes {args.processes}: they are numbered from 0 to "
                 f"{args.processes - 1}."
             )
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    if args.coordinator is None and not slurm and not pod:
+    if args.coordinator is None and not several_processes():
         return
     import jax
 

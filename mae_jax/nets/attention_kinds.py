@@ -60,7 +60,7 @@ deferred.defvjp(_deferred_forward, _deferred_backward)
 
 def _library(implementation: str, q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    out = jax.nn.dot_product_attention(q, k, v, scale=scale, implementation=implementation)  # type: ignore[arg-type]
+    out = jax.nn.dot_product_attention(q, k, v, scale=scale, implementation=implementation)  # type: ignore[call-overload]
     return out.swapaxes(1, 2)
 
 
@@ -143,7 +143,7 @@ def choose(asked: str, device: Any, dtype: Any) -> tuple[str, str]:
     family, dtype = family_of(device), jnp.dtype(dtype)
     here = any(device is own for own in jax.local_devices())
     wanted = defaults(family).attention if asked == "auto" else (asked,)
-    passed = []
+    passed: list[tuple[str, str]] = []
     for kind in wanted:
         wrong = cannot(kind, family, dtype) or (trial(kind, device.device_kind, dtype) if here else None)
         if wrong is None:

@@ -13,7 +13,7 @@ from mae_jax.core.keys import Context
 from mae_jax.core.mesh import batch_shards
 from mae_jax.core.types import Batch, Params
 from mae_jax.methods.base import Method
-from mae_jax.train.apart import accumulate_apart, independent
+from mae_jax.train.apart import accumulate_apart, independent, without_fsdp
 from mae_jax.train.norms import part_norms
 from mae_jax.train.schedules import Schedule
 from mae_jax.train.state import State
@@ -83,7 +83,10 @@ def make_step(
                 mesh=mesh, dtype=method.compute.dtype, by_step=by_step, wire=wire,
             )  # fmt: skip
         else:
-            sums = accumulate(loss, state["params"], state["stats"], held, batch, microbatches)
+            read = {"params": state["params"], "held": held}
+            if mesh is not None:
+                read = without_fsdp(read, mesh)
+            sums = accumulate(loss, read["params"], state["stats"], read["held"], batch, microbatches)
         grads, stats, metrics = sums.means()
         lr = rate(state["step"])
         direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"], rate=lr)

@@ -24,9 +24,9 @@ from mae_jax.tokens.gather import SCOPE
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py") if not p.name.startswith("_"))
 QUICK = ("configs/mae/tiny_segment.py", "configs/graphmae/tiny_blocks.py")  # compiled
-KINDS_OF = (  # laid out: video, points and their parts, a teacher, spectrograms, segmentation, labels of each
+KINDS_OF = (  # laid out: video, parts of points, spectrograms, a teacher
     "configs/videomaev2/vit_b16.py", "configs/pointmae/segment_shapenetpart.py", "configs/birdmae/tiny_chirps.py",
-    "configs/maskalign/tiny_digits.py", "configs/mae/segment_b16_ade20k.py", "configs/videomae/finetune.py",
+    "configs/maskalign/tiny_digits.py",
 )  # fmt: skip
 libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
@@ -90,7 +90,7 @@ def test_fsdp_gathers_and_scatters(file):
     split = 4 * sum(s.size for s in leaves if any(s.sharding.spec))
     whole = 4 * sum(s.size for s in leaves) - split
     assert size["reduce-scatter"] == pytest.approx(split, rel=0.01) and size["all-gather"] >= split
-    assert size["all-reduce"] <= 1.1 * whole + 1000
+    assert size["all-reduce"] <= whole + split / 4  # besides the vectors only norms, a number per part
     assert not by_masking(found.collectives)
 
 
@@ -115,10 +115,11 @@ def test_shardings_print_a_table_and_compile_nothing(file, capsys):
 
 
 def test_labels_that_only_data_know_are_assumed_and_said():
-    asked = step.ask("configs/mae/finetune_b16_imagenet.py")
+    small = ["method.depth=1"]
+    asked = step.ask("configs/mae/finetune_b16_imagenet.py", small)
     assert asked.task == "finetune" and asked.config.transfer.classes == 1000
     assert "1000 classes" in asked.notes[0]
-    stated = step.ask("configs/mae/finetune_b16_imagenet.py", ["transfer.classes=7"])
+    stated = step.ask("configs/mae/finetune_b16_imagenet.py", [*small, "transfer.classes=7"])
     assert stated.config.transfer.classes == 7 and not stated.notes
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from tiny_runs import config_file, tiny
 
-from mae_jax.ahead import fit, predict, program, report, step
+from mae_jax.ahead import fit, predict, report, step
 from mae_jax.ahead.predict import Guess, Settings
 from mae_jax.ahead.roofline import Roofline
 from mae_jax.ahead.topology import topology
@@ -45,9 +45,15 @@ def made_up():
     return dataclasses.replace(topology("local"), chip=chip("v5e"), memory=2.0**30)
 
 
-def test_a_search_that_fits_at_once(asked, made_up):
+@pytest.fixture(scope="module")
+def searched(asked, made_up):
+    """(figures, settings, what was said) of a search that finds room."""
     said: list[str] = []
-    found, changed = fit.fit(asked, made_up, said.append)
+    return *fit.fit(asked, made_up, said.append), said
+
+
+def test_a_search_that_fits_at_once(searched):
+    found, changed, said = searched
     assert found.fits and changed["train.microbatches"] == 1 and len(said) == 2
     assert said[1].endswith("fits") and report.settings(changed).startswith("--config.train.microbatches=1 ")
 
@@ -61,11 +67,11 @@ def test_a_search_that_fails_says_by_how_much_and_what_to_change(asked, made_up,
     assert "verdict: does NOT fit: too large by " in text and "a larger slice" in text
 
 
-def test_a_compile_corrects_the_guess(asked, made_up):
+def test_a_compile_corrects_the_guess(asked, made_up, searched):
+    found, changed, _ = searched
     predictor = predict.Predictor(asked, made_up)
-    settings = Settings(1, "none", True, 1)
+    settings = Settings(*changed.values())
     first = predictor.guess(settings)
-    found = program.compiled(settings.of(asked), made_up)
     predictor.learn(first, found)
     again = predictor.guess(settings)
     floor = again.arguments + again.weights + again.activations  # at least what one block's work needs
