@@ -16,15 +16,13 @@ Real: the same step on the first 1, 2, 4, ... devices in turn; efficiency is the
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from train_step import QUIET, SWITCHES, Ours, commit, hardware, measure, synthetic, versions
+from train_step import QUIET, SWITCHES, Ours, hardware, measure, synthetic, versions, write_record
 
 from mae_jax.commands.options import OVERRIDES_HELP, from_file, split_overrides
 from mae_jax.core.errors import UserError
@@ -171,9 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(table(report))
     if args.json:
-        stamp = {"argv": ["benchmarks/scaling.py", *argv], "commit": commit(), "time": time.strftime("%F %T %Z")}
-        args.json.write_text(json.dumps(stamp | report, indent=2) + "\n")
-        print(f"written to {args.json}")
+        write_record(args.json, ["benchmarks/scaling.py", *argv], report)
     return 0
 
 

@@ -2,10 +2,14 @@
 
     python benchmarks/train_step.py --config configs/mae/vit_b16_imagenet.py --config.train.batch=256
     python benchmarks/train_step.py --config configs/mae/tiny_photos.py --peer hf --json photos.json
+    python benchmarks/train_step.py --config configs/mae/vit_l16_imagenet.py --config.train.batch=256 --peer hf \
+        --variant "mesh.attention=cudnn" --variant "mesh.scan=True mesh.remat=dots"
 
 What is timed is the step that `mae_jax train` runs, and nothing else: no input pipeline, no logging. Each round is
 --steps steps, blocked at its end; compilation and warm-up come before and are told apart. With --peer hf the rounds
-of ours and of Hugging Face's ViTMAE (same size, batch, precision, AdamW) alternate in one process: A B A B.
+of ours and of Hugging Face's ViTMAE (same size, batch, precision, AdamW) alternate in one process: A B A B. Every
+--variant is one more of ours in the same rotation, the config with some keys changed; XLA's flags hold for a whole
+process, so a set of them (--xla=--xla_gpu_...) is a run of its own. S, B, L, H: configs/mae/vit_{s,b,l,h}1[46]_*.py.
 
 GFLOP per image is the closed formula of a step (three forward passes, what has no backward pass once; a multiply-add
 counts 2); MFU is against the chip's peak in dense bfloat16, where it is known. Figures are comparable only within one
@@ -42,14 +46,12 @@ QUIET = 0.05  # share of the cores that others may take before the figures are c
 class Ours:
     """Our run, with the methods of peer_hf.Peer."""
 
-    name = "mae_jax"
-
-    def __init__(self, run: Any, images: np.ndarray):
+    def __init__(self, run: Any, images: np.ndarray, name: str = "mae_jax"):
         import jax
 
         from mae_jax.core import tree
 
-        self.run, self._jax = run, jax
+        self.run, self._jax, self.name = run, jax, name
         self._state, self._metrics = run.init(), {}
         self._batch = run.put({"image": images})
         self._plan = run.method.plan(0)
@@ -129,9 +131,9 @@ def rates(rounds_s: Sequence[float], images: int, steps: int, flops: float | Non
 
 def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     """The whole JSON but for the command line."""
-    if args.peer:
-        import peer_hf
+    import peer_hf
 
+    if args.peer:
         peer_hf.check(config)
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the peer its share of the GPU
     import jax
@@ -144,12 +146,15 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     flops = None if (cost := run.method.cost()) is None else cost.step
     print(headline(config, devices, flops), flush=True)
     runners: list[Any] = [Ours(run, images)]
+    for text in args.variant:
+        other = from_file(args.config, [*args.overrides, *text.split()])
+        runners.append(Ours(build(other, devices), images, text))
     if args.peer:
         runners += peer_hf.peers(run, images, args.peer_mode)
     results = measure(runners, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
     for result in results.values():
         result |= rates(result["rounds_s"], args.steps * config.train.batch, args.steps, flops, devices)
-    ratios = peer_hf.ratios(results, Ours.name) if args.peer else {}
+    ratios = peer_hf.ratios(results, "mae_jax") if len(results) > 1 else {}
     return {
         "results": results, "ratios": ratios,
         "gflop_per_image": None if flops is None else flops / 1e9,
@@ -220,6 +225,13 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_record(path: Path, argv: list[str], report: dict[str, Any]) -> None:
+    """Write what was measured, with the command, the commit and the time."""
+    stamp = {"argv": argv, "commit": commit(), "time": time.strftime("%F %T %Z")}
+    path.write_text(json.dumps(stamp | report, indent=2) + "\n")
+    print(f"written to {path}")
+
+
 def main(argv: list[str] | None = None) -> int:
     argv, raw = sys.argv[1:] if argv is None else argv, argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
@@ -227,6 +239,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="timed stretches per runner (default 5)")
     parser.add_argument("--steps", type=int, default=20, help="steps in a round (default 20)")
     parser.add_argument("--warmup", type=int, default=2, help="untimed steps after the first (default 2)")
+    parser.add_argument("--variant", action="append", default=[], metavar="KEYS", help="ours again, so changed")
+    parser.add_argument("--xla", default="", metavar="FLAGS", help="added to XLA_FLAGS before jax starts")
     parser.add_argument("--peer", choices=("hf",), help="run Hugging Face's ViTMAE in turn; one device")
     parser.add_argument("--peer-mode", choices=("eager", "compile", "both"), default="both", help="default both")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, with versions")
@@ -235,15 +249,16 @@ def main(argv: list[str] | None = None) -> int:
         args = parser.parse_args(rest)
         if min(args.rounds, args.steps, args.warmup) < 1:
             raise UserError("--rounds, --steps and --warmup count from 1.")
+        args.overrides = overrides
+        if args.xla:
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {args.xla}".strip()
         report = benchmark(from_file(args.config, overrides), args)
     except UserError as error:
         print(f"train_step.py: {error}", file=sys.stderr)
         return 2
     print(table(report))
     if args.json:
-        stamp = {"argv": ["benchmarks/train_step.py", *argv], "commit": commit(), "time": time.strftime("%F %T %Z")}
-        args.json.write_text(json.dumps(stamp | report, indent=2) + "\n")
-        print(f"written to {args.json}")
+        write_record(args.json, ["benchmarks/train_step.py", *argv], report)
     return 0
 
 

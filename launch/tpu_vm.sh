@@ -67,12 +67,12 @@ run() {
   if [ -n "$DRY" ]; then
     quote "$@" && echo
   else
-    "$@"
+    "$@" 3>&-
   fi
 }
 
 # What gcloud says of a thing; nothing where there is no such thing, and on a dry run, which prints the command. Other
-# errors (the network, permissions) are tried again, and end the script: taking them for "not there" would create another.
+# errors (the network, permissions) are tried again, and then are ours: as "not there" they would create another.
 ask() {
   local errors tries=0
   if [ -n "$DRY" ]; then
@@ -80,13 +80,12 @@ ask() {
     return
   fi
   errors=$(mktemp)
-  while ! "$@" 2>"$errors"; do
+  while ! "$@" 2>"$errors" 3>&-; do
     ! grep -qiE 'NOT_FOUND|not found' "$errors" || break
     tries=$((tries + 1))
     if [ "$tries" -ge 5 ]; then
       cat "$errors" >&2
       rm -f "$errors"
-      kill -s USR2 $$ # the script itself: this runs in a subshell
       return 1
     fi
     sleep "$POLL"
@@ -104,14 +103,15 @@ type_of_node() { ask gcloud compute tpus tpu-vm describe "$NAME" "${WHERE[@]}" '
 create() {
   local node queue type spot=()
   [ -z "$SPOT" ] || spot=(--spot)
-  node=$(state_of_node) queue=$(state_of_queue)
+  node=$(state_of_node) && queue=$(state_of_queue) || return 1
   if gone "$node" || [[ $queue =~ ^(FAILED|SUSPENDED|SUSPENDING)$ ]]; then
     say "$NAME was taken away or failed (${node:-no node}, ${queue:-no queued resource}); it is deleted"
     remove || return 1
     node='' queue=''
   fi
   if [ -n "$node$queue" ]; then
-    type=$(type_of_node)
+    type=''
+    [ -z "$node" ] || type=$(type_of_node) || return 1
     [ -z "$type" ] || [[ ${type##*/} == "$TYPE" ]] ||
       refuse "$NAME is there as ${type##*/}, and --type is $TYPE: another --name?"
     say "$NAME is there (${node:-queued: $queue}): attached"
@@ -130,9 +130,9 @@ gone() { [[ $1 =~ ^(PREEMPTED|TERMINATED|STOPPED|SUSPENDED)$ ]]; }
 wait_ready() {
   local node queue until=$((SECONDS + WAIT))
   while :; do
-    node=$(state_of_node)
+    node=$(state_of_node) || return 1
     [ -z "$DRY" ] && [ "$node" != READY ] || break
-    queue=$(state_of_queue)
+    queue=$(state_of_queue) || return 1
     [[ ! $queue =~ ^(FAILED|SUSPENDED)$ ]] || {
       say "the queued resource is $queue; gcloud compute tpus queued-resources describe $NAME says why"
       return 100
@@ -149,7 +149,9 @@ wait_ready() {
 
 # Delete what is there of the name: the queued resource with its node, or the node alone.
 remove() {
-  if [ -n "$DRY" ] || [ -n "$(state_of_queue)" ]; then
+  local queue
+  queue=$(state_of_queue) || return 1
+  if [ -n "$DRY" ] || [ -n "$queue" ]; then
     run gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force --quiet
   else
     run gcloud compute tpus tpu-vm delete "$NAME" "${WHERE[@]}" --quiet
@@ -189,7 +191,7 @@ loop_script() {
 cd ~/mae_jax && . ~/mae_jax_venv/bin/activate || exit 1
 run=~/mae_jax_run starts=0
 while :; do
-  $(quote "$@") > >(tee -a \$run/log) 2>&1 &
+  $(quote "$@") >>\$run/log 2>&1 &
   echo \$! >\$run/pid
   wait \$(cat \$run/pid) && status=0 || status=\$?
   case \$status in
@@ -225,7 +227,7 @@ state_of_run() {
   local look=("${SSH[@]}" --worker=0 --command="if [ -e ~/mae_jax_run/status ]; then
   cat ~/mae_jax_run/status
 elif tmux has-session -t =$SESSION 2>/dev/null; then echo running; else echo none; fi")
-  if [ -n "$DRY" ]; then ask "${look[@]}"; else "${look[@]}" 2>/dev/null || :; fi
+  if [ -n "$DRY" ]; then ask "${look[@]}"; else "${look[@]}" 2>/dev/null 3>&- || :; fi
 }
 
 stop() {
@@ -244,7 +246,7 @@ watch() {
     case $state in
       running) missing=0 ;;
       '' | none)
-        node=$(state_of_node)
+        node=$(state_of_node) || return 1
         missing=$((missing + 1))
         if gone "$node" || [ -z "$node" ]; then
           say "the TPU was taken away (${node:-it is not there any more})"
@@ -380,7 +382,6 @@ fi
 [ -n "$DRY" ] || command -v gcloud >/dev/null || refuse "there is no gcloud here: https://cloud.google.com/sdk/docs/install"
 
 exec 3>&1 # where a dry run prints queries, whose output is read
-trap 'exit 1' USR2
 WHERE=("--zone=$ZONE" "--project=$PROJECT")
 SSH=(gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}")
 case $VERB in
@@ -389,7 +390,7 @@ case $VERB in
   run) start "$@" ;;
   logs) run "${SSH[@]}" "--worker=$WORKER" '--command=tail -n 100 -F ~/mae_jax_run/log' ;;
   status)
-    node=$(state_of_node) queue=$(state_of_queue)
+    node=$(state_of_node) && queue=$(state_of_queue) || exit 1
     [ -z "$node" ] || state=$(state_of_run)
     echo "TPU ${node:-is not there}, queued resource ${queue:-none}, run ${state:-none}"
     ;;

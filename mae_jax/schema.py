@@ -93,6 +93,7 @@ class Train:
     seed: int = 0
     init: str | None = None  # weights to start from: a workdir, or a weights file (docs/weights.md)
     precision: Literal["float32", "bfloat16"] = "float32"  # of compute; master weights are always float32
+    fp8: bool = False  # the blocks' linear layers multiply in float8 (H100, H200)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +223,8 @@ class MeshConfig:
     gather: Literal["auto", "layer", "step"] = "auto"  # fsdp: when weights are made whole; auto: step if microbatches
     reduce: Literal["float32", "bfloat16"] = "float32"  # in what the gradient travels between devices
     scan: bool = False  # run equal blocks as a loop: compiles faster, needs more memory
-    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
+    remat: Literal["none", "dots", "full", "offload"] = "none"  # what the backward pass computes again (docs/speed.md)
+    attention: Literal["auto", "einsum", "deferred", "xla", "cudnn", "pallas"] = "auto"  # "auto": by the chip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     | MIDDLE
     | {"nets", "eval", "data", "modalities", "config", "schema", "train", "methods", "weights", "transfer"},
     "doctor": FOUNDATION | {"data", "train", "doctor"},
-    "ahead": {"core", "methods.base", "data.sources", "config", "schema", "train", "transfer", "testing.flops", "ahead"},
+    "ahead": {"core", "methods.base", "data.sources", "config", "schema", "train", "transfer", "testing.flops"}
+    | {"ahead"},
     "library": FOUNDATION
     | MIDDLE
     | {"nets", "eval", "data", "modalities", "train", "methods.base", "weights", "schema", "library"},

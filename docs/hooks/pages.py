@@ -23,7 +23,8 @@ NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
         ("Your own data", "data.md"), ("Videos", "video.md"), ("Point clouds", "points.md"), ("Audio", "audio.md"),
         ("Prepare once", "prepare.md"), ("Augmentation", "augment.md"), ("Parallelism", "parallelism.md"),
         ("Configs: every key", "configs.md"), ("Verbs", "verbs.md"), ("Reference runs", "reference_runs.md"),
-        ("Teachers", "teachers.md"),
+        ("Before a run", "compile.md"), ("Launching", "launch.md"), ("Teachers", "teachers.md"), ("Doctor", "doctor.md"),
+        ("Speed", "speed.md"), ("Reliability", "reliability.md"), ("Security", "security.md"),
     ]),
     ("Use", [
         ("Evaluation", "evaluation.md"), ("Fine-tuning", "finetune.md"), ("Segmentation", "segmentation.md"),
@@ -42,7 +43,8 @@ NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 CODE_OR_LINK = re.compile(rf"`[^`]*`|{LINK.pattern}")  # what looks like a link in code is none
 SUFFIXES = {".py": "python", ".sh": "bash", ".toml": "toml", ".cfg": "ini", ".yml": "yaml", ".ipynb": "json",
-            ".json": "json", "": "text"}  # fmt: skip
+            ".json": "json", ".sbatch": "bash", ".yaml": "yaml", ".gpu": "docker", ".tpu": "docker",
+            "": "text"}  # fmt: skip
 MAX_SHOWN = 100_000  # bytes of a source file; a larger one is cut
 log = logging.getLogger("mkdocs.hooks.mae_jax")
 

@@ -101,6 +101,11 @@ def totals(found: Iterable[Collective]) -> dict[tuple[str, str], tuple[int, int]
     return dict(sorted(sums.items(), key=lambda item: -item[1][1]))
 
 
+def by_masking(found: Iterable[Collective]) -> list[Collective]:
+    """Those that choosing, taking or restoring tokens caused (the scope of masking/select.py and tokens/gather.py)."""
+    return [c for c in found if "masking" in re.split(r"[/()]", c.source)]
+
+
 def mesh_of(compiled: Any) -> Mesh | None:
     """The mesh on which the arguments of a compiled function lie; None where they lie on none."""
     shardings = jax.tree.leaves(compiled.input_shardings)

@@ -82,7 +82,7 @@ def choose(guesses: Sequence[Guess], memory: float) -> Guess | None:
 
 
 def _order(guess: Guess) -> tuple[float, ...]:
-    """Of equally fast guesses: fewer microbatches, blocks as a loop (compiles faster), less to do in all, less split."""
+    """Of equally fast guesses: fewer microbatches, blocks as a loop (it compiles faster), less to do, less split."""
     s = guess.settings
     return (
         s.microbatches,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mae_jax.ahead.collectives import Collective
+from mae_jax.ahead.collectives import Collective, by_masking
 from mae_jax.ahead.program import GIB, Figures
 from mae_jax.core import tree
 from mae_jax.core.mesh import batch_shards
@@ -83,6 +83,8 @@ def collectives_table(found: Sequence[Collective], parameters: float) -> str:
     runs = sum(c.count for c in found)
     lines.append(f"  {'all':<42}{runs:>6}{size / MIB:>12,.2f}{sent / MIB:>12,.2f}")
     lines.append(f"  all-reduced: {reduced(found) / parameters:.3f} x the parameters in the precision of mesh.reduce")
+    masking = by_masking(found)
+    lines.append(f"  caused by masking or restoring: {len(masking) or 'none'}")
     if not all(c.known for c in found):
         lines.append("  some loops do not say how often they run: each of those is counted once")
     return "\n".join(lines)

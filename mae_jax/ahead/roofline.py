@@ -6,9 +6,9 @@ Real steps are longer; what a roofline tells is which of the three to work on.
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from mae_jax.ahead.collectives import Collective
 from mae_jax.ahead.topology import Topology
@@ -54,11 +54,11 @@ def roofline(flops: float, moved: float, network: Mapping[str, float], chip: Chi
     return Roofline(flops / chip.peak_flops, moved / chip.hbm_bandwidth, dict(network))
 
 
-def network_seconds(found: Iterable[Collective], mesh: Mesh, topology: Topology) -> dict[str, float]:
+def network_seconds(found: Iterable[Collective], mesh: Any, topology: Topology) -> dict[str, float]:
     """{mesh axes: seconds} of the collectives by ring algorithms, over the links that each group can use.
 
-    Within a slice over ICI. A group that spans slices reduces within each first, and sends its share of that over the
-    data centre's network.
+    `mesh` is the jax Mesh of the topology's devices. Within a slice bytes go over ICI. A group that spans slices
+    reduces within each first, and sends its share of that over the data centre's network.
     """
     assert topology.chip is not None
     seconds: dict[str, float] = {}
@@ -80,7 +80,7 @@ def _seconds(c: Collective, members: tuple[int, ...], topology: Topology, chip: 
     return ici + (dcn / chip.dcn_bandwidth if chip.dcn_bandwidth else float("inf"))
 
 
-def group_of(c: Collective, mesh: Mesh, topology: Topology) -> tuple[int, ...]:
+def group_of(c: Collective, mesh: Any, topology: Topology) -> tuple[int, ...]:
     """The first group of a collective, as positions in the topology's devices."""
     names = list(mesh.shape)
     axes = [names.index(name) for name in c.axis.split("+") if name in names]

@@ -29,7 +29,7 @@ Exit status: 0 it fits, 3 it does not, 2 the config itself is wrong.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
     parser.description, parser.epilog = DESCRIPTION, options.OVERRIDES_HELP
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with an argument for it")
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file: .py (code) or .json (data)")
     parser.add_argument("--topology", default="local", metavar="NAME", help="v5e:16x16, v4:2x2x1, ... (default: local)")
     parser.add_argument("--shardings", action="store_true", help="only print how every array lies; compiles nothing")
     parser.add_argument(

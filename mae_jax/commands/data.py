@@ -20,7 +20,7 @@ the rate of the whole pipeline as it is configured, and the data's mean and stan
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments to its parser."""
     parser.description, parser.epilog = DESCRIPTION, options.OVERRIDES_HELP
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with an argument for it")
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file: .py (code) or .json (data)")
     parser.add_argument("--output", type=Path, default=Path("data.png"), metavar="FILE.png", help="default: data.png")
     parser.add_argument("--count", type=int, default=32, metavar="N", help="samples in the picture (default: 32)")
     parser.add_argument("--moments", type=int, default=1000, metavar="N", help="images for mean and std; default: 1000")

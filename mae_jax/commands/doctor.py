@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     for what, check in (
         ("versions", machine.versions), ("bundled", machine.bundled), ("decoders", machine.decoders),
         ("devices", devices.seen), ("matmul", devices.products), ("memory", machine.memory),
-        ("compile cache", lambda: machine.compile_cache(jax.config.jax_compilation_cache_dir)),
+        ("compile cache", lambda: machine.compile_cache(jax.config.values["jax_compilation_cache_dir"])),
     ):  # fmt: skip
         lines += gathered(what, check)
     together = gathered("collective", devices.collectives)
@@ -85,7 +85,7 @@ def _of_run(config: Any, workdir: Path | None, reached: bool) -> tuple[list[Any]
     try:
         run = build(config)
     except UserError as error:
-        return [Line("bad", "config", str(error), "as it says")], 0
+        return [Line("bad", "config", str(error))], 0
     lines = gathered("mesh", lambda: needs.mesh(run))
     if config.transfer.task != "none":
         said = f"of `mae_jax {config.transfer.task}`: looked at as pretraining, without its head"

@@ -9,8 +9,8 @@ from mae_jax.commands.options import Help, split_overrides
 from mae_jax.core.errors import UserError, nearest
 
 VERBS = (  # in the order of a user's day
-    "doctor", "prepare", "data", "compile", "train", "checkpoint", "finetune", "segment", "evaluate", "embed",
-    "reconstruct", "draw", "plot", "convert", "list", "parity", "new",
+    "doctor", "prepare", "data", "compile", "train", "checkpoint", "replay", "finetune", "segment", "evaluate",
+    "embed", "reconstruct", "draw", "plot", "convert", "list", "parity", "new",
 )  # fmt: skip
 
 DESCRIPTION = "Self-supervised pretraining by masking, on JAX."

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mae_jax.commands.cluster import several_processes
 from mae_jax.config import load, resolve
 from mae_jax.core.errors import UserError, nearest
 from mae_jax.schema import Config
@@ -130,8 +131,11 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
 
 
-def start_processes(args: argparse.Namespace) -> None:
-    """Join the processes of this run, where there are several. Must come before anything touches a device."""
+def start_processes(args: argparse.Namespace, heartbeat: float = 60.0) -> None:
+    """Join the processes of this run, where there are several. Must come before anything touches a device.
+
+    Args: heartbeat: config.guard.heartbeat, after which train/hosts.py counts a process as lost; jax does later.
+    """
     given = (args.coordinator, args.processes, args.process_id)
     if any(v is not None for v in given) and any(v is None for v in given):
         raise UserError("--coordinator, --processes and --process-id belong together: give all three, or none.")
@@ -143,16 +147,16 @@ def start_processes(args: argparse.Namespace) -> None:
                 f"--process-id {args.process_id} of --processes {args.processes}: they are numbered from 0 to "
                 f"{args.processes - 1}."
             )
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    if args.coordinator is None and not slurm and not pod:
+    if args.coordinator is None and not several_processes():
         return
     import jax
 
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # jax's notifier would swallow SIGTERM before and after the loop; in it train/signals.py hears of signals.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(*given)
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=int(1.5 * heartbeat) + 10)
     except (RuntimeError, ValueError) as error:  # nobody answers, or the cluster says nothing of itself
         where = f"the coordinator {args.coordinator}" if args.coordinator else "the other processes of this cluster"
         raise UserError(

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         from mae_jax.train.profile import parse_span
 
         span = parse_span(args.profile, config.train.steps)
-    options.start_processes(args)
+    options.start_processes(args, config.guard.heartbeat)
     options.compile_cache()
     if args.debug is not None:
         from mae_jax.train.debug import debug

@@ -112,6 +112,10 @@ class _Machine:
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
 
+    def new_dict(self, items: list) -> None:
+        self.stack.append({})
+        self.set_items(items)
+
     def set_items(self, items: list[Any]) -> None:
         if isinstance(self.stack[-1], dict):
             self.stack[-1].update(zip(map(_key, items[::2]), items[1::2], strict=True))
@@ -198,7 +202,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "TUPLE1": lambda m, _: m.tuple_of(1),
     "TUPLE2": lambda m, _: m.tuple_of(2),
     "TUPLE3": lambda m, _: m.tuple_of(3),
-    "DICT": lambda m, _: (items := m.marked(), m.stack.append({}), m.set_items(items)),
+    "DICT": lambda m, _: m.new_dict(m.marked()),
     "APPEND": lambda m, _: m.append([m.pop()]),
     "APPENDS": lambda m, _: m.append(m.marked()),
     "ADDITEMS": lambda m, _: m.append(m.marked()),
@@ -231,6 +235,7 @@ def _key(key: Any) -> Any:
 
 # what numpy and scipy wrote ------------------------------------------------------------------------------------------
 
+_NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 _RECONSTRUCT = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
@@ -264,8 +269,8 @@ def _dtype(value: Any) -> np.dtype:
     if isinstance(value, Record) and value.kind == Name("numpy", "dtype") and value.args:
         code = value.args[0]
         order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "="
-        if isinstance(code, str) and code[:1] in "buif" and len(code) == 2 and order in ("<", ">", "|", "="):
-            return np.dtype(code).newbyteorder(order if order in "<>" else "=")
+        if isinstance(code, str) and code in _NUMBERS and order in ("<", ">", "|", "="):
+            return np.dtype(code).newbyteorder("<" if order == "<" else ">" if order == ">" else "=")
     raise ValueError(f"its pickle holds an array of {said(value)}: numbers expected")
 
 
@@ -277,8 +282,9 @@ def as_matrix(value: Any) -> np.ndarray:
     state = value.state
     numbers, columns, starts = (as_array(state.get(name)) for name in ("data", "indices", "indptr"))
     shape = state.get("_shape")
-    fits = isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and n >= 0 for n in shape)
-    if not fits or numbers.ndim != 1 or columns.shape != numbers.shape or starts.shape != (shape[0] + 1,):
+    if not isinstance(shape, tuple) or len(shape) != 2 or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError("its pickle holds a sparse matrix without a shape")
+    if numbers.ndim != 1 or columns.shape != numbers.shape or starts.shape != (shape[0] + 1,):
         raise ValueError("its pickle holds a sparse matrix whose parts do not fit")
     if starts.dtype.kind != "i" or columns.dtype.kind != "i" or starts[0] != 0 or starts[-1] != len(numbers):
         raise ValueError("its pickle holds a sparse matrix whose rows do not fit")

@@ -81,9 +81,9 @@ class VideoFile(Video):
 
     def _open(self) -> None:
         """Open the file, or open it anew at its start."""
-        data = io.BytesIO(self.data) if isinstance(self.data, bytes) else os.path.abspath(self.data)
-        if not isinstance(self.data, bytes) and os.path.exists(data) and not os.path.isfile(data):
+        if not isinstance(self.data, bytes) and os.path.exists(self.data) and not os.path.isfile(self.data):
             raise BadImage("it is no plain file")
+        data = io.BytesIO(self.data) if isinstance(self.data, bytes) else os.path.abspath(self.data)
         whitelist = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
         self._container = self._av.open(data, options=whitelist)
         if not self._container.streams.video:

@@ -15,7 +15,7 @@ class Line:
 
     Attributes:
       state: "ok"; "warn" where a run would go, but worse or perhaps not to its end; "bad" where it would not.
-      what: a word or two. said: what was found. mend: what to do; "" with "ok".
+      what: a word or two. said: what was found. mend: what to do; "" with "ok", and where `said` says it.
     """
 
     state: State
@@ -34,7 +34,7 @@ def gathered(what: str, check: Callable[[], list[Line]]) -> list[Line]:
     try:
         return check()
     except UserError as error:
-        return [Line("bad", what, str(error), "as it says")]
+        return [Line("bad", what, str(error))]  # which says the mend itself
     except Exception as error:  # a check that cannot be made has found something
         said = " ".join(str(error).split())[:300]
         return [

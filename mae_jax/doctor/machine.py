@@ -16,7 +16,7 @@ import mae_jax
 from mae_jax.core.npy import Npz
 from mae_jax.data.decode import codec
 from mae_jax.data.workers import cores
-from mae_jax.doctor.lines import Line, size
+from mae_jax.doctor.lines import Line, State, size
 
 FILES = 1024  # open files that a run needs at least: each source keeps up to 256 shards open
 SHARED = 1 << 30  # bytes of /dev/shm below which workers may run out
@@ -29,7 +29,7 @@ def requirements() -> tuple[str, list[str]]:
     """(versions of Python, requirements) of the installed package, or of the setup.cfg beside a clone of it."""
     try:
         about = importlib.metadata.metadata("mae_jax")
-        return about.get("Requires-Python") or "", list(about.get_all("Requires-Dist") or [])
+        return "".join(about.get_all("Requires-Python") or []), list(about.get_all("Requires-Dist") or [])
     except importlib.metadata.PackageNotFoundError:
         config = configparser.ConfigParser()
         config.read(Path(mae_jax.__file__).parents[1] / "setup.cfg")
@@ -136,7 +136,7 @@ def limits(workers: int, written: int) -> list[Line]:
         found.append(Line("bad" if files < 256 else "warn", "limits", f"{files} open files", how))
     longest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if longest != resource.RLIM_INFINITY:
-        state = "bad" if longest < max(written, 1 << 20) else "warn"
+        state: State = "bad" if longest < max(written, 1 << 20) else "warn"
         found.append(Line(state, "limits", f"files of at most {size(longest)}", "ulimit -f unlimited"))
     room, _ = resource.getrlimit(resource.RLIMIT_AS)
     if room != resource.RLIM_INFINITY:

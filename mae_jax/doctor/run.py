@@ -9,7 +9,7 @@ import jax
 from mae_jax.core import tree
 from mae_jax.core.chips import peak_flops
 from mae_jax.doctor.devices import device_memory
-from mae_jax.doctor.lines import Line, size
+from mae_jax.doctor.lines import Line, State, size
 from mae_jax.doctor.machine import existing, host_memory, unwritable
 from mae_jax.train.build import Run
 
@@ -61,7 +61,7 @@ def memory(run: Run) -> list[Line]:
         most, of = host // len(here), "of the host for each device"
     lines = []
     mend = "--config.mesh.fsdp=N splits the state over N devices; --config.train.microbatches, or more devices"
-    state = "bad" if need > most else "warn" if need > TIGHT * most else "ok"
+    state: State = "bad" if need > most else "warn" if need > TIGHT * most else "ok"
     lines.append(Line(state, "device memory", f"{said}; {size(most)} {of}", "" if state == "ok" else mend))
     copy = sum(parts[k] for k in ("state",)) * len(here)
     ready = run.config.data.memory_mb << 20

@@ -56,6 +56,7 @@ def check_hides(ratio: float, n: int) -> None:
         )
 
 
+@jax.named_scope("masking")
 def select(
     scores: Float[Array, "b n"], keep: int, order: Literal["score", "raster"] = "score", *, start: int = 0
 ) -> Mask:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.mesh import split_heads
 from mae_jax.losses.similarity import unit
+from mae_jax.nets.attention_kinds import FUNCTIONS, kind_now, say_fallback
 from mae_jax.nets.heads_dense import HeadsDense
 from mae_jax.nets.layers import Initializer, dense, xavier
 
@@ -80,6 +81,8 @@ class Attention(nn.Module):
       scale: of the logits; None is (dim // heads)^-0.5.
       cosine: logits are cosines times exp(`scale`), a learned number per head of at most log 100, at the start log 10
         (Swin V2; VideoMAE V2's cos_attn).
+      attention: the implementation (nets/attention_kinds.py) where nothing is masked, biased or recorded.
+      fp8: both projections multiply in float8 (nets/fp8.py).
     """
 
     heads: int
@@ -88,6 +91,8 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Initializer = xavier
     cosine: bool = False
+    attention: str = "einsum"
+    fp8: bool = False
 
     @nn.compact
     def __call__(
@@ -99,7 +104,7 @@ class Attention(nn.Module):
         b, n, d = x.shape
         c = d // self.heads
         inner = c * self.heads
-        qkv = fused(self, 3, self.heads, c, "qkv", self.qkv_bias is True)(x)
+        qkv = fused(self, 3, self.heads, c, "qkv", self.qkv_bias is True, self.fp8)(x)
         if self.qkv_bias == "qv":
             q_bias = self.param("q_bias", nn.initializers.zeros, (inner,))
             v_bias = self.param("v_bias", nn.initializers.zeros, (inner,))
@@ -111,20 +116,36 @@ class Attention(nn.Module):
             own = self.param("scale", nn.initializers.constant(math.log(10.0)), (self.heads,))
             factor = jnp.exp(jnp.minimum(own, LOG_100))[None, :, None, None]
             q, k, scale = (unit(q) * factor).astype(v.dtype), unit(k).astype(v.dtype), 1.0
+        out = self._attend(q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, inner)
+        return dense(d, "proj", self.dtype, kernel_init=self.kernel_init, fp8=self.fp8)(out)
+
+    def _attend(self, q: Array, k: Array, v: Array, scale: float, valid: Array | None, bias: Array | None) -> Array:
+        """By `attention`, but where something is masked, biased, recorded or split by heads: then by "einsum"."""
+        kind = "einsum" if self.is_initializing() else kind_now(self.attention, v.dtype)
+        found = _RECORD.get()
+        reasons = {
+            "attention with a mask or bias": valid is not None or bias is not None,
+            "attention split over mesh.tensor": kind == "pallas" and split_heads(self.heads),
+        }
+        if kind != "einsum" and found is None and not any(reasons.values()):
+            return FUNCTIONS[kind](q, k, v, scale)
+        if self.attention not in ("auto", "einsum"):
+            for reason in (reason for reason, holds in reasons.items() if holds):
+                say_fallback(self.attention, reason)
         weights = attention_weights(q, k, scale, valid, bias)
-        if (found := _RECORD.get()) is not None:
+        if found is not None:
             found.append(weights)
-        out = jnp.matmul(weights.astype(v.dtype), v).swapaxes(1, 2).reshape(b, n, inner)
-        return dense(d, "proj", self.dtype, kernel_init=self.kernel_init)(out)
+        return jnp.matmul(weights.astype(v.dtype), v)
 
 
 def fused(
-    module: Any, streams: int, heads: int, width: int, name: str, use_bias: bool
+    module: Any, streams: int, heads: int, width: int, name: str, use_bias: bool, fp8: bool = False
 ) -> Callable[[Float[Array, "b n d"]], Float[Array, "b n streams heads width"]]:
-    """The child `name` of an attention: one matrix for several streams of heads, dealt over tensor where it can be."""
+    """The child `name` of an attention: one matrix for several streams of heads, dealt over tensor where split."""
     if split_heads(heads) and not module.is_initializing():
         return HeadsDense(streams, heads, width, module.dtype, use_bias, name=name)
-    linear = dense(streams * heads * width, name, module.dtype, use_bias=use_bias, kernel_init=module.kernel_init)
+    out = streams * heads * width
+    linear = dense(out, name, module.dtype, use_bias=use_bias, kernel_init=module.kernel_init, fp8=fp8)
     return lambda x: linear(x).reshape(*x.shape[:2], streams, heads, width)
 
 

@@ -70,12 +70,13 @@ class Mlp(nn.Module):
     dtype: Any = jnp.float32
     activation: str = "gelu"
     kernel_init: Initializer = xavier
+    fp8: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        y = dense(self.hidden, "fc1", self.dtype, kernel_init=self.kernel_init)(x)
+        y = dense(self.hidden, "fc1", self.dtype, kernel_init=self.kernel_init, fp8=self.fp8)(x)
         y = ACTIVATIONS[self.activation](y)
-        return dense(x.shape[-1], "fc2", self.dtype, kernel_init=self.kernel_init)(y)
+        return dense(x.shape[-1], "fc2", self.dtype, kernel_init=self.kernel_init, fp8=self.fp8)(y)
 
 
 class Residual(nn.Module):
@@ -115,10 +116,13 @@ class Block(nn.Module):
         s, dtype = self.shape, self.shape.compute.dtype
         x = shard(x)
         y = LayerNorm(s.norm_eps, dtype, name="norm1")(x)
-        y = Attention(s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, s.cosine, name="attn")(y, valid, bias)
+        attention, fp8 = s.compute.attention, s.compute.fp8
+        y = Attention(
+            s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, s.cosine, attention, fp8, name="attn"
+        )(y, valid, bias)  # fmt: skip
         x = Residual(s.layer_scale, name="scale1")(x, y, None if drop is None else drop[:, 0])
         y = LayerNorm(s.norm_eps, dtype, name="norm2")(x)
-        y = Mlp(int(s.dim * s.mlp_ratio), dtype, s.activation, s.kernel_init, name="mlp")(y)
+        y = Mlp(int(s.dim * s.mlp_ratio), dtype, s.activation, s.kernel_init, fp8, name="mlp")(y)
         return Residual(s.layer_scale, name="scale2")(x, y, None if drop is None else drop[:, 1])
 
 
@@ -199,7 +203,11 @@ def run_blocks(
     return x, tuple(hidden)
 
 
-POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": None,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+}
 
 
 def _in_compute_dtype(layer, dtype, split):

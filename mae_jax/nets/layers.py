@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.types import Params, Stats
+from mae_jax.nets import fp8 as float8
 
 Initializer = Callable[..., Array]
 
@@ -123,15 +124,20 @@ def dense(
     use_bias: bool = True,
     kernel_init: Initializer = xavier,
     bias_init: Initializer | None = None,
+    fp8: bool = False,
 ) -> nn.Module:
     """A linear layer as the field initialises it: Xavier-uniform kernel (in, out), zero bias.
 
-    With `torch_linear` the bias too is torch's, unless `bias_init` says otherwise.
+    With `torch_linear` the bias too is torch's, unless `bias_init` says otherwise. `fp8`: nets/fp8.py.
     """
     if kernel_init is torch_linear and bias_init is None and use_bias:
-        return TorchDense(features, dtype=dtype, name=name)
+        return TorchDense(features, dtype=dtype, fp8=fp8, name=name)
     bias_init = bias_init or nn.initializers.zeros
-    return nn.Dense(features, use_bias=use_bias, dtype=dtype, name=name, kernel_init=kernel_init, bias_init=bias_init)
+    dot = float8.dot_general if fp8 else None
+    return nn.Dense(
+        features, use_bias=use_bias, dtype=dtype, name=name, kernel_init=kernel_init, bias_init=bias_init,
+        dot_general=dot,
+    )  # fmt: skip
 
 
 class TorchDense(nn.Module):
@@ -139,13 +145,15 @@ class TorchDense(nn.Module):
 
     features: int
     dtype: Any = jnp.float32
+    fp8: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
         d = x.shape[-1]
         kernel = self.param("kernel", torch_linear, (d, self.features)).astype(self.dtype)
         bias = self.param("bias", conv_bias(d), (self.features,)).astype(self.dtype)
-        return x.astype(self.dtype) @ kernel + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+        x = x.astype(self.dtype)
+        return (float8.matmul(x, kernel) if self.fp8 else x @ kernel) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def conv_bias(fan_in: int) -> nn.initializers.Initializer:

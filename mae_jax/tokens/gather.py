@@ -10,18 +10,23 @@ from jaxtyping import Array, Float, Int
 
 from mae_jax.core.types import Mask
 
+SCOPE = "masking"  # in the names of what masking, taking and restoring compute in a compiled program
 
+
+@jax.named_scope(SCOPE)
 def take(x: Float[Array, "b n d"], mask: Mask) -> Float[Array, "b k d"]:
     """The visible tokens, in the encoder's order."""
     return _take(x, mask.keep_ids, mask.restore_ids)
 
 
+@jax.named_scope(SCOPE)
 def restore(visible: Float[Array, "b k d"], mask: Mask, fill: Float[Array, "*b 1 d"]) -> Float[Array, "b n d"]:
     """All n tokens in raster order: the visible ones where they were, `fill` (the mask token) where hidden."""
     placed = _put(visible, mask.keep_ids, mask.restore_ids)
     return jnp.where(mask.hidden[:, :, None], fill, placed)
 
 
+@jax.named_scope(SCOPE)
 def unshuffle(x: Float[Array, "b n d"], mask: Mask) -> Float[Array, "b n d"]:
     """Tokens that lie as [visible, hidden], back at their places."""
     return _take(x, mask.restore_ids, jnp.concatenate([mask.keep_ids, mask.drop_ids], axis=1))
@@ -33,11 +38,13 @@ def gather(x: Float[Array, "b n d"], ids: Int[Array, "b k"]) -> Float[Array, "b 
 
 
 @jax.custom_vjp
+@jax.named_scope(SCOPE)
 def _take(x: Array, keep_ids: Array, restore_ids: Array) -> Array:
     return gather(x, keep_ids)
 
 
 @jax.custom_vjp
+@jax.named_scope(SCOPE)
 def _put(visible: Array, keep_ids: Array, restore_ids: Array) -> Array:
     k = keep_ids.shape[1]
     placed = gather(visible, jnp.minimum(restore_ids, k - 1))

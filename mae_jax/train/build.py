@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,10 +34,13 @@ from mae_jax.methods.base import Leaf, Method
 from mae_jax.schema import Config
 from mae_jax.train import inputs
 from mae_jax.train.apart import independent
+from mae_jax.train.check_chip import check_chip
 from mae_jax.train.optimizers import make_optimizer
 from mae_jax.train.schedules import Schedule, learning_rate
 from mae_jax.train.state import State, init_state
 from mae_jax.train.step import make_step
+
+MAX_SAMPLE = 4 << 30  # bytes of one sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +209,7 @@ def build(config: Config, devices: list[jax.Device] | None = None, method: Metho
     """
     method = make_method(config) if method is None else method
     inputs.check(method, config.augment)
+    check_chip(config, (jax.devices() if devices is None else devices)[0])
     params, _ = jax.eval_shape(method.init, jax.random.key(0), sample_batch(method))
     _check_sizes(config, method, params)
     optimizer = make_optimizer(config.optim, params, config.train.steps)
@@ -319,7 +324,14 @@ def _check_mesh(config: Config, method: Method, mesh: Mesh, shapes: State) -> No
 
 
 def sample_batch(method: Method, batch: int = 1) -> Batch:
-    """A batch of zeros of the shapes that the method reads."""
+    """A batch of zeros of the shapes that the method reads. Raises UserError where a sample could not be held."""
+    for name, leaf in method.batch_spec.items():
+        room = math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize
+        if room > MAX_SAMPLE:
+            raise UserError(
+                f"'{method.name}' reads '{name}' of shape {leaf.shape} here, {room / 1e9:.0f} GB for one sample: are "
+                f"the sizes in config.method right?"
+            )
     return {
         name: jnp.zeros((batch if leaf.batched else 1, *leaf.shape), leaf.dtype)
         for name, leaf in method.batch_spec.items()

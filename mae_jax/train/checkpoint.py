@@ -29,6 +29,7 @@ from mae_jax.train import checkpoint_meta as sidecar
 from mae_jax.train.checkpoint_lock import WAIT, Lock
 from mae_jax.train.checkpoint_meta import Damaged, checkpoint_directory, read_meta, saved_steps
 from mae_jax.train.checkpoint_read import read, restore_arrays, target, verify
+from mae_jax.train.full_disk import say
 from mae_jax.train.progress import si
 from mae_jax.train.signals import agree
 
@@ -296,11 +297,10 @@ class Checkpoints:
             f"the checkpoint of step {step} could not be written to {self.directory} ({free}): {reason}. "
             f"The checkpoints saved before it are untouched ({there})."
         )
-        print(
+        say(
             f"\nmae_jax: WARNING: {self.failed} Training goes on, and saving is tried again in {self._retry} step(s); "
-            f"until then a crash loses what came after the last of these. Free space or mend the disk.\n",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            f"until then a crash loses what came after the last of these. Free space or mend the disk.\n"
+        )
 
     def _set_aside(self, damaged: Iterable[int]) -> None:
         for step in sorted(damaged):
@@ -311,6 +311,17 @@ class Checkpoints:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("mae_jax.checkpoint.set_aside")
             self._manager.reload()
+
+
+def restore_at(workdir: str | Path, template: Any, step: int) -> Restored | None:
+    """The checkpoint of `step`, of a run that may be training meanwhile: nothing on disk changes. None where it is
+    damaged, which is said on stderr.
+    """
+    directory = checkpoint_directory(workdir)
+    found, why = _attempt(directory, step, template)
+    if found is None:
+        print(f"checkpoint {directory / str(step)} is damaged: {why}", file=sys.stderr, flush=True)
+    return found
 
 
 def _attempt(directory: Path, step: int, template: Any) -> tuple[Restored | None, str]:

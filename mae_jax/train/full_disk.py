@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -13,6 +14,50 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def no_room(error: OSError) -> bool:
     """Whether a write failed for want of room (a full disk, a quota, a limit on the size of files)."""
     return error.errno in _NO_ROOM
+
+
+def say(text: str) -> None:
+    """Print to stderr, which may itself be a file on the full disk."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Patient:
+    """A text stream whose writes may find no room: what does not is lost, and no error."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or lose."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            if not no_room(error):
+                raise
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or lose."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            if not no_room(error):
+                raise
+
+
+@contextlib.contextmanager
+def patient_streams() -> Iterator[None]:
+    """Inside, what is printed cannot end a run because the file that it goes to has no room."""
+    usual = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Patient(stream) for stream in usual)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = usual
 
 
 @contextlib.contextmanager
@@ -23,7 +68,7 @@ def skipped(what: str) -> Iterator[None]:
     except OSError as error:
         if not no_room(error):
             raise
-        print(f"mae_jax: {what} was skipped: {error.strerror}. Training goes on.", file=sys.stderr, flush=True)
+        say(f"mae_jax: {what} was skipped: {error.strerror}. Training goes on.")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -65,11 +110,10 @@ class Growing:
                 if not no_room(error):
                     raise
                 if not self._warned:
-                    print(
+                    say(
                         f"mae_jax: WARNING: no room to write {self.path}; what belongs there is held in memory until "
-                        f"there is some. Training goes on.",
-                        file=sys.stderr, flush=True,
-                    )  # fmt: skip
+                        f"there is some. Training goes on."
+                    )
                 self._warned = True
                 return
             self._held = self._held[written:]
@@ -79,5 +123,5 @@ class Growing:
         """Write what can be written, say what cannot, and close."""
         self.flush()
         if self._held:
-            print(f"mae_jax: the last {len(self._held)} bytes of {self.path} found no room.", file=sys.stderr)
+            say(f"mae_jax: the last {len(self._held)} bytes of {self.path} found no room.")
         os.close(self._file)

@@ -157,6 +157,14 @@ class Hosts:
             self._hear(words)
 
     def _hear(self, words: dict[str, str]) -> None:
+        if "stop" in words and self._mine is None:
+            with self._lock:
+                self._mine = self._next
+            self._put(f"word/at/{self.index}", str(self._mine))
+        at = [int(text) for name, text in words.items() if name.startswith("at/")]
+        if len(at) == self.count and self._target is None:
+            self._target = max(at)
+            self._agreed.set()
         for name, text in sorted(words.items()):
             if name.startswith("lost/"):
                 _say(f"mae_jax: lost {text}: not heard of for {self.heartbeat:g} s.{_resumes(exits.RESTART)}")
@@ -167,14 +175,6 @@ class Hosts:
                     self._over.wait(GRACE)  # it may be about to say the same itself
                 _say(f"mae_jax: {why}. This process ends with it.{_resumes(int(status))}")
                 self._end(int(status))
-        if "stop" in words and self._mine is None:
-            with self._lock:
-                self._mine = self._next
-            self._put(f"word/at/{self.index}", str(self._mine))
-        at = [int(text) for name, text in words.items() if name.startswith("at/")]
-        if len(at) == self.count and self._target is None:
-            self._target = max(at)
-            self._agreed.set()
 
     def _end(self, status: int) -> None:
         if not self._over.is_set():

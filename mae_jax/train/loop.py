@@ -1,5 +1,6 @@
 """The training loop: everything around the step. Reads from top to bottom as a run happens."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import jax
 
-from mae_jax.config import FREE_DATA, differences
+from mae_jax.config import FREE_DATA, differences, resolve
 from mae_jax.core.chips import mfu
 from mae_jax.core.errors import UserError
 from mae_jax.core.exits import DONE, FAILED, GIVEN_UP, INTERRUPTED, RESTART
@@ -24,7 +25,7 @@ from mae_jax.train import rollback
 from mae_jax.train.build import Run, build
 from mae_jax.train.checkpoint import Checkpoints, Restored, read_meta, saved_steps
 from mae_jax.train.feed import train_batches
-from mae_jax.train.full_disk import replace_text, skipped
+from mae_jax.train.full_disk import patient_streams, replace_text, skipped
 from mae_jax.train.hosts import Hosts
 from mae_jax.train.numbers import Numbers, Record, order_at
 from mae_jax.train.parity import Parity
@@ -65,6 +66,7 @@ class Task:
     report: Callable[[Any, State, Path], None]
 
 
+@patient_streams()
 def train(config: Config, workdir: Path, task: Task | None = None, profile: tuple[int, int] | None = None) -> int:
     """Train to the end of the schedule, or until a signal; resume where `workdir` left off.
 
@@ -234,11 +236,11 @@ class Loop:
                     if wrong:
                         return state, "wrong"
                     with progress.paused(), watchdog.paused():
-                        saves = stop or done % config.checkpoint.every == 0 or done == total
+                        saves = stop or owed or done % config.checkpoint.every == 0 or done == total
                         if (saves or due_every(config.guard.parity, done)) and self.differ(done, state):
                             return state, "diverged"
                         self.look(done, state)
-                        if saves or owed:
+                        if saves:
                             self.save(done, state)
                 if stop:
                     return state, "stopped"
@@ -335,7 +337,10 @@ def refuse_other_config(config: Config, workdir: Path) -> None:
     """Raise UserError where `workdir` holds a run whose config differs in a way that matters."""
     if not saved_steps(workdir):
         return
-    changed = differences(read_meta(workdir)["config"], config.to_dict())
+    old = read_meta(workdir)["config"]
+    with contextlib.suppress(UserError):
+        old = resolve(old).to_dict()  # keys that are newer than that run have their defaults
+    changed = differences(old, config.to_dict())
     if changed:
         raise UserError(
             f"{workdir} holds a run with another config, and resuming it would mix the two. What differs: "

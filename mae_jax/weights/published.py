@@ -18,6 +18,11 @@ from mae_jax.weights.hints import Hints, agreed
 from mae_jax.weights.store import ENCODER_PARTS, Weights
 
 IN_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# What a config.json may say at most, by how the key ends.
+MOST = {
+    "hidden_size": 1 << 16, "intermediate_size": 1 << 18, "hidden_layers": 1024, "attention_heads": 1024,
+    "image_size": 4096, "patch_size": 4096, "num_frames": 1024, "tubelet_size": 1024, "num_channels": 1024,
+}  # fmt: skip
 BESIDE_ENCODER = re.compile(
     r"(params/)?(decoder|encoder_to_decoder|mask_token|head[./]|fc_norm|classifier|MAPHead_0|pre_logits|ppnet\."
     r"|MAE_decoder|MAE_encoder\.proj_cls|cls_head)"
@@ -152,6 +157,15 @@ def _check_decoder_table(found: Found, path: Path) -> None:
             )
 
 
+def _check_sizes(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError where a config.json claims a network that nobody has: tables are made by what it says."""
+    for key, value in config.items():
+        for number in value if isinstance(value, list) else [value]:
+            most = MOST.get(next((end for end in MOST if key.endswith(end)), ""))
+            if most and isinstance(number, int | float) and not 0 < number <= most:
+                raise UserError(f"{folder / 'config.json'} says {key}={number}: 1 to {most} expected.")
+
+
 def _absent(path: str, patterns: Mapping[str, str]) -> bool:
     return any(re.match(f"params/{pattern}", path) for pattern in patterns)
 
@@ -212,4 +226,5 @@ def _config(folder: Path | None) -> dict[str, Any]:
         parts[name] = plain.read_json(folder / name) if (folder / name).is_file() else {}
         if not isinstance(parts[name], dict):
             raise UserError(f"{folder / name} holds no object of settings.")
+    _check_sizes(parts["config.json"], folder)
     return parts["config.json"] | {"preprocessor": parts["preprocessor_config.json"]} if parts["config.json"] else {}

@@ -116,6 +116,8 @@ def from_workdir(workdir: str | os.PathLike[str], step: int | None = None) -> We
     if not path.is_file():
         raise UserError(f"{workdir} is no run: it has no config.json. Give the workdir of a `mae_jax train`.")
     config = plain.read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("method"), dict):
+        raise UserError(f"{path} is no config of a run: it names no method.")
     task = config.get("transfer", {}).get("task", "none")
     if task != "none":  # a finished run of fine-tuning is the classifier that it wrote
         model = Path(workdir) / "model.safetensors"
@@ -246,4 +248,9 @@ def _opened(source: str | os.PathLike[str], file: str | None, step: int | None, 
     if file is not None:
         catalog.get(name)
         hints = dataclasses.replace(hints, name=name)
-    return read_published(path, hints)
+    try:
+        return read_published(path, hints)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Tensors or settings of shapes and kinds that no such file has: what fits nothing may break anywhere.
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"{path} cannot be understood as weights ({said}). Is it whole, and what it says?") from error

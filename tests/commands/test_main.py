@@ -15,14 +15,15 @@ from mae_jax.commands.options import split_overrides
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
     "train": (
-        "--config FILE.py[:ARG]",
+        "--config FILE[:ARG]",
         "--workdir DIR",
         "--debug [STEPS]",
         "--config.SECTION.KEY=VALUE",
         "--coordinator",
         "--process-id",
     ),
-    "finetune": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE.py[:ARG]", "--step N"),
+    "compile": ("--config FILE[:ARG]", "--topology NAME", "--shardings", "--fit", "--json FILE"),
+    "finetune": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE[:ARG]", "--step N"),
     "evaluate": (
         "--workdir DIR",
         "--protocol P[,P...]",
@@ -32,7 +33,7 @@ OPTIONS = {
         "--cache",
         "--config.SECTION.KEY=VALUE",
     ),
-    "segment": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE.py[:ARG]", "--step N"),
+    "segment": ("--workdir DIR", "--weights FILE", "--out DIR", "--scratch", "--config FILE[:ARG]", "--step N"),
     "reconstruct": (
         "--workdir DIR",
         "--weights FILE",
@@ -46,10 +47,12 @@ OPTIONS = {
     "plot": ("RUN", "--metric NAME", "--smooth N", "--log AXES", "--labels A,B", "--output FILE.png"),
     "convert": ("SRC", "DST", "--list", "--to FORMAT", "--as", "--norm-pix", "--heads N", "--name NAME"),
     "embed": ("--workdir DIR", "--weights F", "--source SRC", "--out FILE", "--pool HOW", "--tokens", "--batch N"),
+    "doctor": ("--config FILE[:ARG]", "--workdir DIR", "--coordinator", "exit status"),
     "new": ("NAME", "--dir DIR", "--in-repo"),
+    "checkpoint": ("WORKDIR", "list", "verify", "prune", "--step N", "--keep N", "--yes"),
     "list": ("--configs DIR",),
     "parity": ("FILE.npz", "--json", "--tolerance T"),
-    "data": ("--config FILE.py", "--output FILE.png", "--moments N", "--json FILE.json"),
+    "data": ("--config FILE[:ARG]", "--output FILE.png", "--moments N", "--json FILE.json"),
     "prepare": ("SRC", "DST", "--format F", "--short-side N", "--dry-run", "--max-bad SHARE"),
 }
 

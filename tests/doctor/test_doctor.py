@@ -67,13 +67,12 @@ def test_what_a_config_may_have_wrong(tmp_path, capsys):
     config = config_file(tmp_path / "c.py", tiny())
     status, found = doctor(capsys, "--config", config, "--config.mesh.data=3")
     assert status == FAILED and found["config"][0] == "bad" and "8 device" in found["config"][1]
-    missing = ["--config.data.source=folder", "--config.data.path=/no/such/folder"]
-    status, found = doctor(capsys, "--config", config, *missing)
-    assert status == FAILED and found["data"][0] == "bad" and "/no/such/folder" in found["data"][1]
-    large = ["--config.method.dim=65536", "--config.method.depth=200", "--config.method.heads=512"]
-    status, found = doctor(capsys, "--config", config, "--workdir", tmp_path / "run", *large)
-    assert status == FAILED and found["disk"][0] == found["device memory"][0] == "bad"
-    assert "4 checkpoints" in found["disk"][1] and "TB" in found["disk"][1]
+    (line,) = gathered("data", lambda: needs.data(build(tiny("data.source=folder", "data.path=/no/such/folder"))))
+    assert line.state == "bad" and "/no/such/folder" in line.said
+    large = build(tiny("method.dim=65536", "method.depth=12", "method.heads=512"))
+    (line,) = needs.disk(large, tmp_path / "run")
+    assert line.state == "bad" and "4 checkpoints" in line.said and "TB" in line.said and "make room" in line.mend
+    assert needs.memory(large)[0].state == "bad"
     assert main(["doctor", "--config", str(config), "--config.mesh.dta=3"]) == BAD_INPUT  # a wrong command, no finding
 
 

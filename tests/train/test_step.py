@@ -102,7 +102,7 @@ def test_unequal_weights_give_the_weighted_mean(microbatches):
     """loss = weighted mean of (p - x)^2, so the gradient is 2 (p - sum(w x) / sum(w)), however it is cut."""
     x, w = jnp.arange(8.0) ** 2, jnp.array([1.0, 0, 3, 0, 2, 5, 0, 1])
 
-    def loss(p, stats, part, rows):
+    def loss(p, stats, held, part, rows):
         weight = part["w"].sum()
         value = jnp.sum(part["w"] * (p["p"] - part["x"]) ** 2) / jnp.maximum(weight, 1e-9)
         return value * weight, ({"seen": stats["seen"] * 10 + rows[0]}, {"loss": value}, weight)

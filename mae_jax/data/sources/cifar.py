@@ -35,7 +35,7 @@ class Cifar10(Spec):
     """CIFAR-10: 50,000 images of 32 x 32 for training and 10,000 for testing, ten classes.
 
     The binary version (cifar-10-batches-bin: data_batch_1.bin ... test_batch.bin) is mapped. The python version
-    (cifar-10-batches-py) is held in memory, and read by an unpickler that builds arrays and refuses everything else.
+    (cifar-10-batches-py) is held in memory; its pickles are read as data (core/pickles.py).
 
     Args:
         path: the unpacked folder, or the one that it lies in.
@@ -60,7 +60,7 @@ class Cifar100(Spec):
     """CIFAR-100: 50,000 images of 32 x 32 for training and 10,000 for testing, 100 classes in 20 superclasses.
 
     The binary version (cifar-100-binary: train.bin, test.bin) is mapped. The python version (cifar-100-python) is
-    held in memory, and read by an unpickler that builds arrays and refuses everything else.
+    held in memory; its pickles are read as data (core/pickles.py).
 
     Args:
         path: the unpacked folder, or the one that it lies in.

@@ -1,0 +1,97 @@
+"""The search: which guess is taken, what a compile teaches, and a whole search on a made-up chip."""
+
+import dataclasses
+
+import pytest
+from tiny_runs import config_file, tiny
+
+from mae_jax.ahead import fit, predict, report, step
+from mae_jax.ahead.predict import Guess, Settings
+from mae_jax.ahead.roofline import Roofline
+from mae_jax.ahead.topology import topology
+from mae_jax.core.chips import chip
+from mae_jax.core.errors import UserError
+
+
+def guess(peak: float, seconds: float, *, m: int = 1, remat: str = "none", scan: bool = True, fsdp: int = 1) -> Guess:
+    return Guess(Settings(m, remat, scan, fsdp), 0.0, 0.0, peak, Roofline(seconds, 0.0, {}))
+
+
+def test_the_fastest_that_fits_is_taken():
+    found = fit.choose([guess(20, 1.0), guess(9, 2.0, remat="dots"), guess(5, 3.0, remat="full")], 10)
+    assert found is not None and found.settings.remat == "dots"
+
+
+def test_of_equally_fast_ones_the_batch_stays_together():
+    found = fit.choose([guess(3, 0.99, m=4), guess(8, 1.0, scan=False), guess(9, 1.01)], 10)
+    assert found is not None and found.settings == Settings(1, "none", True, 1)
+
+
+def test_where_nothing_fits_the_smallest_is_taken():
+    found = fit.choose([guess(30, 1.0), guess(20, 9.0, remat="full")], 10)
+    assert found is not None and found.peak == 20
+    assert fit.choose([], 10) is None
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A tiny MAE, 32 samples on 8 devices."""
+    return step.ask(str(config_file(tmp_path_factory.mktemp("fit") / "c.py", tiny("train.batch=32"))))
+
+
+@pytest.fixture(scope="module")
+def made_up():
+    """This machine's eight devices, as if each were a v5e."""
+    return dataclasses.replace(topology("local"), chip=chip("v5e"), memory=2.0**30)
+
+
+@pytest.fixture(scope="module")
+def searched(asked, made_up):
+    """(figures, settings, what was said) of a search that finds room."""
+    said: list[str] = []
+    return *fit.fit(asked, made_up, said.append), said
+
+
+def test_a_search_that_fits_at_once(searched):
+    found, changed, said = searched
+    assert found.fits and changed["train.microbatches"] == 1 and len(said) == 2
+    assert said[1].endswith("fits") and report.settings(changed).startswith("--config.train.microbatches=1 ")
+
+
+def test_a_search_that_fails_says_by_how_much_and_what_to_change(asked, made_up, monkeypatch):
+    monkeypatch.setattr(fit, "COMPILES", 1)
+    said: list[str] = []
+    found, changed = fit.fit(asked, dataclasses.replace(made_up, memory=1e5), said.append)
+    assert not found.fits and found.over > 0 and said[-1] == "nothing fits" and changed
+    text = report.text("tiny", found)
+    assert "verdict: does NOT fit: too large by " in text and "a larger slice" in text
+
+
+def test_a_compile_corrects_the_guess(asked, made_up, searched):
+    found, changed, _ = searched
+    predictor = predict.Predictor(asked, made_up)
+    settings = Settings(*changed.values())
+    first = predictor.guess(settings)
+    predictor.learn(first, found)
+    again = predictor.guess(settings)
+    floor = again.arguments + again.weights + again.activations  # at least what one block's work needs
+    assert again.peak == pytest.approx(max(found.memory.peak, floor), rel=0.01)
+    assert first.arguments == pytest.approx(found.memory.arguments, rel=0.02)
+
+
+def test_remat_keeps_less_and_computes_more(asked, made_up):
+    predictor = predict.Predictor(asked, made_up)
+    none, full = predictor.traced("none"), predictor.traced("full")
+    assert full.residuals < none.residuals and full.flops > none.flops and none.loops
+
+
+@pytest.mark.slow
+def test_samples_that_hang_together_are_not_cut(made_up):
+    croma = step.ask("configs/croma/tiny_sensors.py", ["train.batch=16", "eval.batch=16"])
+    parts = {s.microbatches for s in fit.candidates(croma, made_up, predict.Predictor(croma, made_up))}
+    assert parts == {1}
+
+
+def test_a_chip_that_is_not_in_the_table(asked):
+    with pytest.raises(UserError, match="--fit needs the chip's peaks"):
+        fit.fit(asked, topology("local"), print)
