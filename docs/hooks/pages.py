@@ -23,7 +23,8 @@ NAV: list[tuple[str, list[tuple[str, str]] | str]] = [
         ("Your own data", "data.md"), ("Videos", "video.md"), ("Point clouds", "points.md"), ("Audio", "audio.md"),
         ("Prepare once", "prepare.md"), ("Augmentation", "augment.md"), ("Parallelism", "parallelism.md"),
         ("Configs: every key", "configs.md"), ("Verbs", "verbs.md"), ("Reference runs", "reference_runs.md"),
-        ("Before a run", "compile.md"), ("Launching", "launch.md"), ("Teachers", "teachers.md"), ("Doctor", "doctor.md"),
+        ("Before a run", "compile.md"), ("Launching", "launch.md"), ("Teachers", "teachers.md"),
+        ("Doctor", "doctor.md"),
         ("Speed", "speed.md"), ("Reliability", "reliability.md"), ("Security", "security.md"),
     ]),
     ("Use", [
