@@ -12,7 +12,9 @@ them beside it.
 
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -27,6 +29,10 @@ from mae_jax.core.tree import flatten
 _CHUNK = (
     1 << 14
 )  # words that the numpy twin mixes at a time: its scratch then stays in the cache (5x faster than 1 << 20)
+
+
+_LANES = 4096  # sums side by side: what a CPU adds with its vector units, in its nearest cache
+_BLOCKS = (1 << 20, 1 << 18, 1 << 16, 1 << 14)  # words that a compiled program of the host takes
 
 
 _NARROW = (
@@ -46,9 +52,9 @@ def tree_hash(tree: Any) -> dict[str, tuple[int, int]]:
     """{path: hash} of every array of a pytree. Blocks until the arrays are computed; only the sums leave the
     devices.
 
-    One small program per distinct shape, dtype and sharding; all are dispatched before the first is read, but on a
-    CPU. For the 864 arrays of a ViT-L with AdamW a single program for the tree took 35 s to compile on a CPU and
-    was no faster to run.
+    On accelerators, and for arrays over several devices, one small program per distinct shape, dtype and sharding; all
+    are dispatched before the first is read, but on a CPU. For the 864 arrays of a ViT-L with AdamW a single program for
+    the tree took 35 s to compile on a CPU and was no faster to run.
 
     Args:
       tree: pytree of jax.Array (of any sharding, also over several processes) or of numpy arrays and scalars.
@@ -62,21 +68,10 @@ def tree_hash(tree: Any) -> dict[str, tuple[int, int]]:
 def tree_hash_later(tree: Any) -> Callable[[], dict[str, tuple[int, int]]]:
     """`tree_hash` without the wait: what is returned gives the result when called, from any thread.
 
-    The arrays may be donated meanwhile: an accelerator has the hashes in its queue before whatever overwrites them;
-    a CPU, where the sums take as long as everything else, gets copies to sum (arrays over several CPU devices are
-    summed at once: their collectives must not meet those of a train step).
+    The arrays may be donated meanwhile: an accelerator has the hashes in its queue before whatever overwrites them. A
+    CPU computes them at once: a copy to be summed later takes as long.
     """
-    flat = flatten(tree)
-    several = any(isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1 for leaf in flat.values())
-    if jax.default_backend() != "cpu":
-        return _hashes(flat)
-    if several:
-        found = tree_hash(flat)
-        return lambda: found
-    for path, leaf in flat.items():
-        check_hashable(path, leaf)
-    copies = {path: (np.array(leaf), isinstance(leaf, jax.Array)) for path, leaf in flat.items()}
-    return lambda: tree_hash({path: jax.device_put(x) if ours else x for path, (x, ours) in copies.items()})
+    return _hashes(flatten(tree))
 
 
 def _hashes(flat: dict[str, Any]) -> Callable[[], dict[str, tuple[int, int]]]:
@@ -84,11 +79,15 @@ def _hashes(flat: dict[str, Any]) -> Callable[[], dict[str, tuple[int, int]]]:
         check_hashable(path, leaf)
     # On a CPU, programs in flight together may enter their collectives in different orders on different devices, and
     # wait for each other for ever (seen on 8 virtual devices, and on 2 processes). Other chips keep an order.
-    finish = jax.block_until_ready if jax.default_backend() == "cpu" else lambda pair: pair
-    pairs = {
-        path: finish(device_hash(leaf)) if isinstance(leaf, jax.Array) else array_hash(leaf)
-        for path, leaf in flat.items()
-    }
+    pairs: dict[str, Any] = {}
+    if jax.default_backend() == "cpu":
+        on_host = {path: _as_numpy(leaf) for path, leaf in flat.items() if _on_one_device(leaf)}
+        pairs |= _hashes_of_blocks(on_host)
+        del on_host
+        pairs |= {path: jax.block_until_ready(device_hash(flat[path])) for path in flat if path not in pairs}
+    else:
+        for path, leaf in flat.items():
+            pairs[path] = device_hash(leaf) if isinstance(leaf, jax.Array) else array_hash(leaf)
     return lambda: {path: (int(pair[0]), int(pair[1])) for path, pair in jax.device_get(pairs).items()}
 
 
@@ -109,6 +108,72 @@ def array_hash(x: ArrayLike) -> tuple[int, int]:
         first += int(a.sum(dtype=np.uint64))
         second += int(b.sum(dtype=np.uint64))
     return first & 0xFFFFFFFF, second & 0xFFFFFFFF
+
+
+def _on_one_device(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    """The array itself where it lies in the host's memory. Unlike np.asarray this leaves no reference in a jax.Array,
+    for which the step that is given the array would have to copy it.
+    """
+    if isinstance(leaf, jax.Array):
+        try:
+            return np.from_dlpack(leaf)  # type: ignore[arg-type]
+        except (BufferError, RuntimeError, TypeError, ValueError):  # of another type than numpy's own
+            return np.asarray(leaf)
+    return np.asarray(leaf)
+
+
+def _hashes_of_blocks(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+    """{path: hash} of arrays in the host's memory, by all cores: four compiled programs for every shape there is.
+
+    A program per shape took 8 s to compile for a ViT-B, and XLA's sum over a whole array on a CPU is not vectorised.
+    """
+    words: dict[str, np.ndarray] = {}
+    jobs: list[tuple[str, int, int]] = []
+    for path, x in arrays.items():
+        flat = np.ascontiguousarray(x).reshape(-1)
+        words[path] = flat.view(np.dtype(f"u{x.dtype.itemsize}") if x.dtype.itemsize < 4 else np.uint32)
+        start = 0
+        for size in _BLOCKS:
+            while words[path].size - start >= size:
+                jobs.append((path, start, size))
+                start += size
+        jobs.append((path, start, words[path].size - start))
+
+    def one(job: tuple[str, int, int]) -> tuple[str, int, int]:
+        path, start, size = job
+        block = words[path][start : start + size].astype(np.uint32, copy=False)
+        if size in _BLOCKS:
+            a, b = np.asarray(_block_hash(block, np.uint32(start & 0xFFFFFFFF)))
+        else:
+            position = (np.arange(start, start + size, dtype=np.uint64) & 0xFFFFFFFF).astype(np.uint32)
+            a, b = (m.sum(dtype=np.uint64) for m in mixed(block, position))
+        return path, int(a), int(b)
+
+    sums = {path: [0, 0] for path in arrays}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(cores, 16)) as threads:
+        for path, a, b in threads.map(one, jobs):
+            sums[path][0] += a
+            sums[path][1] += b
+    return {path: (a & 0xFFFFFFFF, b & 0xFFFFFFFF) for path, (a, b) in sums.items()}
+
+
+@jax.jit
+def _block_hash(words: Array, start: Array) -> Array:
+    """[2] uint32: the sums over the words of a block whose first has the position `start`."""
+    lane = lax.iota(jnp.uint32, _LANES)
+
+    def add(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        a, b = mixed(lax.dynamic_slice(words, (i * _LANES,), (_LANES,)), lane + start + jnp.uint32(i * _LANES))
+        return sums[0] + a, sums[1] + b
+
+    zero = jnp.zeros(_LANES, jnp.uint32)
+    a, b = lax.fori_loop(0, words.size // _LANES, add, (zero, zero))
+    return jnp.stack([jnp.sum(a, dtype=jnp.uint32), jnp.sum(b, dtype=jnp.uint32)])
 
 
 @jax.jit
