@@ -108,9 +108,7 @@ def test_unequal_weights_give_the_weighted_mean(microbatches):
         return value * weight, ({"seen": stats["seen"] * 10 + rows[0]}, {"loss": value}, weight)
 
     stats = {"seen": jnp.zeros((), jnp.int32)}
-    grad, stats, metrics = accumulate(
-        loss, {"p": jnp.float32(3.0)}, stats, {}, {"x": x, "w": w}, microbatches
-    ).means()
+    grad, stats, metrics = accumulate(loss, {"p": jnp.float32(3.0)}, stats, {}, {"x": x, "w": w}, microbatches).means()
     mean = (w * x).sum() / w.sum()
     np.testing.assert_allclose(grad["p"], 2 * (3 - mean), rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], (w * (3 - x) ** 2).sum() / w.sum(), rtol=1e-6)
