@@ -8,6 +8,7 @@ import jax
 
 from mae_jax.core import tree
 from mae_jax.core.chips import peak_flops
+from mae_jax.core.mesh import batch_shards
 from mae_jax.doctor.devices import device_memory
 from mae_jax.doctor.lines import Line, State, size
 from mae_jax.doctor.machine import existing, host_memory, unwritable
@@ -33,7 +34,7 @@ def bytes_per_device(run: Run) -> dict[str, int]:
         return tree.size(jax.ShapeDtypeStruct(shape, leaf.dtype)) * leaf.dtype.itemsize
 
     total = lambda part: sum(shard(leaf) for leaf in jax.tree.leaves(part))
-    rows = -(-run.config.train.batch // run.mesh.size)
+    rows = -(-run.config.train.batch // batch_shards(run.mesh))
     batch = 0
     for leaf in run.leaves.values():
         one = tree.size(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)) * jax.numpy.dtype(leaf.dtype).itemsize

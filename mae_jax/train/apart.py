@@ -42,7 +42,9 @@ def accumulate_apart(
     lies = {path: s.spec for path, s in tree.flatten(state_shardings(read, mesh, FROZEN_RULES)).items()}
     split = {path: spec for path, spec in lies.items() if "fsdp" in spec}
     in_layers = layers_of(loss, read, batch) if split else set()
-    late = {} if by_step else {path: spec for path, spec in split.items() if path in in_layers}
+    # Teachers are gathered at once: some are also read beside their stack of blocks (MaskAlign's last attention).
+    waits = lambda path: path in in_layers and path.startswith("params/")
+    late = {} if by_step else {path: spec for path, spec in split.items() if waits(path)}
 
     def ready(path: str, x: jax.Array) -> jax.Array:
         if path not in split or path in late:

@@ -209,12 +209,12 @@ def build(config: Config, devices: list[jax.Device] | None = None, method: Metho
     """
     method = make_method(config) if method is None else method
     inputs.check(method, config.augment)
-    check_chip(config, (jax.devices() if devices is None else devices)[0])
     params, _ = jax.eval_shape(method.init, jax.random.key(0), sample_batch(method))
     _check_sizes(config, method, params)
     optimizer = make_optimizer(config.optim, params, config.train.steps)
     rate = learning_rate(config.optim, config.train.batch, config.train.steps)
-    mesh = mesh_of(config, devices)
+    mesh = mesh_of(config, devices)  # the first that touches a device
+    check_chip(config, mesh.devices.flat[0])
     _check_batch(config, method, mesh)
     init = functools.partial(
         init_state, method, optimizer, batch=sample_batch(method), average=config.optim.average > 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 
 from mae_jax.core.chips import peak_flops
+from mae_jax.core.mesh import batch_shards
 from mae_jax.schema import Optim
 from mae_jax.train.build import Run, part_sizes
 from mae_jax.train.check_chip import attention_line
@@ -46,11 +47,12 @@ def summary(run: Run, workdir: Path, data: str, start: int) -> str:
 
 def _batch(run: Run) -> str:
     """How the batch is shared out."""
-    train, devices = run.config.train, run.mesh.size
+    train, shards = run.config.train, batch_shards(run.mesh)
     if not all(leaf.batched for leaf in run.method.batch_spec.values()):
         return f"{train.batch} sample, whole on every device"
-    each = train.batch / train.microbatches / devices
-    return f"{train.batch} global = {train.microbatches} microbatch(es) x {devices} device(s) x {each:g}"
+    each = train.batch / train.microbatches / shards
+    what = "device(s)" if shards == run.mesh.size else f"groups of {run.mesh.size // shards} devices"
+    return f"{train.batch} global = {train.microbatches} microbatch(es) x {shards} {what} x {each:g}"
 
 
 def _rate(optim: Optim, batch: int) -> str:

@@ -17,7 +17,8 @@ from mae_jax.methods.base import Leaf, Method
 from mae_jax.train.build import build
 from mae_jax.train.optimizers import decay_multipliers
 from mae_jax.train.state import init_state
-from mae_jax.train.step import accumulate, make_step
+from mae_jax.train.step import make_step
+from mae_jax.train.sums import accumulate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,13 +102,13 @@ def test_unequal_weights_give_the_weighted_mean(microbatches):
     """loss = weighted mean of (p - x)^2, so the gradient is 2 (p - sum(w x) / sum(w)), however it is cut."""
     x, w = jnp.arange(8.0) ** 2, jnp.array([1.0, 0, 3, 0, 2, 5, 0, 1])
 
-    def loss(p, stats, part, rows):
+    def loss(p, stats, held, part, rows):
         weight = part["w"].sum()
         value = jnp.sum(part["w"] * (p["p"] - part["x"]) ** 2) / jnp.maximum(weight, 1e-9)
         return value * weight, ({"seen": stats["seen"] * 10 + rows[0]}, {"loss": value}, weight)
 
     stats = {"seen": jnp.zeros((), jnp.int32)}
-    grad, stats, metrics = accumulate(loss, {"p": jnp.float32(3.0)}, stats, {"x": x, "w": w}, microbatches)
+    grad, stats, metrics = accumulate(loss, {"p": jnp.float32(3.0)}, stats, {}, {"x": x, "w": w}, microbatches).means()
     mean = (w * x).sum() / w.sum()
     np.testing.assert_allclose(grad["p"], 2 * (3 - mean), rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], (w * (3 - x) ** 2).sum() / w.sum(), rtol=1e-6)
