@@ -101,7 +101,7 @@ def test_damaged_ones_do_not_pile_up(whole, tmp_path):
 
 
 KILLS = """
-import os, random, signal, sys, time
+import ctypes, os, random, signal, sys, time
 from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
@@ -136,6 +136,7 @@ for number in range(rounds):
     (workdir / "resumed").unlink(missing_ok=True)
     pid = os.fork()
     if not pid:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive this one
         try:
             work()
         except BaseException:
