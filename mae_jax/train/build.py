@@ -102,12 +102,11 @@ class Run:
 
         def run(state: State, frozen: Any, batch: Batch, plan: Any = None, limit: Any = None):
             with use_mesh(self.mesh):
-                wanted = {name: batch[name] for name in self.leaves}
-                return jitted(state, frozen, wanted, plan, *(() if limit is None else (limit,)))
+                return jitted(state, frozen, {name: batch[name] for name in self.leaves}, plan, limit)
 
         def trace(state: Any, frozen: Any, batch: Any, plan: Any = None, limit: Any = None):
             with use_mesh(self.mesh):
-                return jitted.trace(state, frozen, batch, plan, *(() if limit is None else (limit,)))
+                return jitted.trace(state, frozen, batch, plan, limit)
 
         run.trace = trace  # type: ignore[attr-defined]
         run.lower = lambda *arguments: trace(*arguments).lower()  # type: ignore[attr-defined]
