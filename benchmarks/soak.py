@@ -15,6 +15,7 @@ Most starts are forks of this process, which has imported everything, so that a 
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -82,6 +83,8 @@ class Soak:
             if self.pid:
                 return
             os.setsid()
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive this one
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             status = 99

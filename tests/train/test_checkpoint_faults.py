@@ -101,7 +101,7 @@ def test_damaged_ones_do_not_pile_up(whole, tmp_path):
 
 
 KILLS = """
-import os, random, signal, sys, time
+import ctypes, os, random, signal, sys, time
 from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
@@ -123,7 +123,8 @@ def work():
         if found is not None:
             assert found.data == {"position": step} and int(found.state["step"]) == step
             np.testing.assert_array_equal(np.asarray(found.state["w"]), bits(step))
-        (workdir / "resumed").write_text(str(step))
+        (workdir / "resuming").write_text(str(step))
+        (workdir / "resuming").rename(workdir / "resumed")
         while True:
             step += 1
             state = {"w": jax.device_put(bits(step)), "step": jax.device_put(np.int32(step))}
@@ -136,6 +137,7 @@ for number in range(rounds):
     (workdir / "resumed").unlink(missing_ok=True)
     pid = os.fork()
     if not pid:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive this one
         try:
             work()
         except BaseException:
@@ -149,7 +151,7 @@ for number in range(rounds):
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), f"round {number}: it could not resume"
         assert time.monotonic() < until
         time.sleep(0.01)
-    resumed = int((workdir / "resumed").read_text() or 0)
+    resumed = int((workdir / "resumed").read_text())
     assert resumed >= last, f"round {number}: back at {resumed}, after {last} was saved"
     def wait_for(happened):
         until = time.monotonic() + 120
