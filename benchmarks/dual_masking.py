@@ -63,14 +63,14 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
         clips = np.random.default_rng(0).integers(0, 256, (batch, 16, 64, 64, 3), np.uint8)
         placed, state, plan = run.put({"video": clips}), run.init(), run.method.plan(0)
         compiled = run.step.lower(state, {}, placed, plan).compile()
-        state, metrics = compiled(state, {}, placed)
+        state, metrics = compiled(state, {}, placed, None)
         jax.block_until_ready(metrics)
         runs[name] = [compiled, state, placed, compiled.memory_analysis().temp_size_in_bytes]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, (compiled, state, placed, _) in runs.items():
             start = time.perf_counter()
-            state, metrics = compiled(state, {}, placed)
+            state, metrics = compiled(state, {}, placed, None)
             jax.block_until_ready(metrics)
             seconds[name].append(time.perf_counter() - start)
             runs[name][1] = state

@@ -64,7 +64,7 @@ def measure(asked: step.Asked, steps: int) -> dict[str, Any]:
         give_back()
         forget_peak()
     for _ in range(steps):
-        state, _ = compiled(state, frozen, batch, run.method.plan(0))
+        state, _ = compiled(state, frozen, batch, None)
         jax.block_until_ready(state)
     if cpu:
         measured, by = (peak() - before) / len(here.devices), "growth of the peak resident set"

@@ -70,13 +70,13 @@ def small(tmp_path_factory):
         with jax.named_scope("mlp"):
             return jnp.tanh(x @ w), None
 
-    def loss(w, x):
+    def loss_of_this_file(w, x):  # a trace names every program of the process
         with jax.named_scope("net"):
             return jnp.sum(jax.lax.scan(layer, x, w)[0] ** 2)
 
     w = jax.device_put(jnp.ones((3, 8, 8)), NamedSharding(rows.mesh, PartitionSpec()))
     x = jax.device_put(jnp.ones((16, 8)), rows)
-    step = jax.jit(jax.value_and_grad(loss)).lower(w, x).compile()
+    step = jax.jit(jax.value_and_grad(loss_of_this_file)).lower(w, x).compile()
     jax.profiler.start_trace(directory)
     for _ in range(3):
         jax.block_until_ready(step(w, x))
@@ -109,7 +109,7 @@ def test_times_are_those_of_jax(small):
 def test_origins_are_those_of_the_program(small):
     """The scopes of every instruction, from XLA's own text of the program."""
     trace, printed = small
-    (found,) = [names for program, names in origins(trace.read_bytes()).items() if "loss" in program]
+    (found,) = [names for program, names in origins(trace.read_bytes()).items() if "loss_of_this_file" in program]
     theirs = dict(re.findall(r'%([\w.\-]+) = [^\n]*metadata=\{op_name="([^"]+)"', printed))
     both = theirs.keys() & found.keys()
     assert len(both) > 10

@@ -205,7 +205,7 @@ def test_a_step_of_one_device_equals_one_of_eight(head):
     states = []
     for run in runs:
         arguments = start(run, weights()), run.frozen, {name: run.put(batch)[name] for name in run.leaves}
-        state, metrics = run.step.lower(*arguments, None).compile(compiler_options=compiler)(*arguments)
+        state, metrics = run.step.lower(*arguments, None).compile(compiler_options=compiler)(*arguments, None)
         states.append(jax.device_get((state["params"], state["stats"], metrics["loss"])))
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4)

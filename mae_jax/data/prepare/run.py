@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -121,13 +122,16 @@ def _write_all(
             arguments = (target, plan, sources, counts, stop, os.getpid())
             with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, arguments) as pool:
                 try:
-                    futures: dict[Future, Job] = {pool.submit(_work, *job, i): job for i, job in enumerate(jobs)}
-                    left = set(futures)
-                    while left:
-                        done, left = wait(left, LOOK, FIRST_COMPLETED)
-                        for future in done:
-                            take(futures[future], future.result())
-                        progress(sum(counts))
+                    with _noted() as asked:
+                        futures: dict[Future, Job] = {pool.submit(_work, *job, i): job for i, job in enumerate(jobs)}
+                        left = set(futures)
+                        while left and not asked:
+                            done, left = wait(left, LOOK, FIRST_COMPLETED)
+                            for future in done:
+                                take(futures[future], future.result())
+                            progress(sum(counts))
+                    if left:
+                        raise KeyboardInterrupt
                 except BaseException:
                     stop.value = 1
                     pool.shutdown(cancel_futures=True)
@@ -140,6 +144,21 @@ def _write_all(
     if old:
         say(f"{old} of {len(jobs)} shards were there already, and whole")
     return {job: notes[job] for job in jobs}
+
+
+@contextlib.contextmanager
+def _noted() -> Iterator[list[int]]:
+    """Signals that ask to stop are listed, not raised: in the middle of the pool's own code one would be lost."""
+    asked: list[int] = []
+    old = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, lambda number, _: asked.append(number))
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 _state: tuple[Path, Plan, dict[str, Source], Any, Any] | None = None
