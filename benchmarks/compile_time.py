@@ -10,7 +10,6 @@ only, so the process's own CPU seconds stand beside them. With a topology no TPU
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -77,10 +76,9 @@ def main(argv: list[str] | None = None) -> int:
         f"{found['load_average']:.1f}"
     )
     if args.json:
-        from train_step import commit
+        from train_step import write_record
 
-        stamp = {"argv": ["benchmarks/compile_time.py", *argv], "commit": commit(), "time": time.strftime("%F %T %Z")}
-        args.json.write_text(json.dumps(stamp | found | {"config": config.to_dict()}, indent=2) + "\n")
+        write_record(args.json, ["benchmarks/compile_time.py", *argv], found | {"config": config.to_dict()})
     return 0
 
 

@@ -22,9 +22,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train_step import QUIET, SWITCHES, Ours, hardware, measure, synthetic, versions, write_record
+from train_step import QUIET, SWITCHES, Ours, answer, hardware, measure, synthetic, versions
 
-from mae_jax.commands.options import OVERRIDES_HELP, from_file, split_overrides
+from mae_jax.commands.options import OVERRIDES_HELP
 from mae_jax.core.errors import UserError
 from mae_jax.schema import Config
 
@@ -158,19 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=10, help="steps in a round (default 10)")
     parser.add_argument("--warmup", type=int, default=2, help="untimed steps after the first (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, with versions")
-    try:
-        rest, overrides = split_overrides(argv)
-        args = parser.parse_args(rest)
-        if min(args.rounds, args.steps, args.warmup) < 1:
-            raise UserError("--rounds, --steps and --warmup count from 1.")
-        report = benchmark(from_file(args.config, overrides), args)
-    except UserError as error:
-        print(f"scaling.py: {error}", file=sys.stderr)
-        return 2
-    print(table(report))
-    if args.json:
-        write_record(args.json, ["benchmarks/scaling.py", *argv], report)
-    return 0
+    return answer("scaling.py", parser, argv, benchmark, table)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ import numpy as np
 
 from mae_jax.commands.options import OVERRIDES_HELP, from_file, split_overrides
 from mae_jax.core.errors import UserError
+from mae_jax.core.exits import BAD_INPUT, DONE
 from mae_jax.schema import Config
 
 LIBRARIES = ("mae_jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
@@ -131,6 +132,8 @@ def rates(rounds_s: Sequence[float], images: int, steps: int, flops: float | Non
 
 def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     """The whole JSON but for the command line."""
+    if args.xla:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {args.xla}".strip()
     import peer_hf
 
     if args.peer:
@@ -232,6 +235,27 @@ def write_record(path: Path, argv: list[str], report: dict[str, Any]) -> None:
     print(f"written to {path}")
 
 
+def answer(
+    script: str, parser: argparse.ArgumentParser, argv: list[str],
+    measure: Callable[[Any, argparse.Namespace], dict[str, Any]], say: Callable[[dict[str, Any]], str],
+) -> int:  # fmt: skip
+    """Parse, measure, print, write the record -> the exit status, of any benchmark that runs rounds of steps."""
+    try:
+        rest, overrides = split_overrides(argv)
+        args = parser.parse_args(rest)
+        if min(args.rounds, args.steps, args.warmup) < 1:
+            raise UserError("--rounds, --steps and --warmup count from 1.")
+        args.overrides = overrides
+        report = measure(from_file(args.config, overrides), args)
+    except UserError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    print(say(report))
+    if args.json:
+        write_record(args.json, [f"benchmarks/{script}", *argv], report)
+    return DONE
+
+
 def main(argv: list[str] | None = None) -> int:
     argv, raw = sys.argv[1:] if argv is None else argv, argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
@@ -244,22 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--peer", choices=("hf",), help="run Hugging Face's ViTMAE in turn; one device")
     parser.add_argument("--peer-mode", choices=("eager", "compile", "both"), default="both", help="default both")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, with versions")
-    try:
-        rest, overrides = split_overrides(argv)
-        args = parser.parse_args(rest)
-        if min(args.rounds, args.steps, args.warmup) < 1:
-            raise UserError("--rounds, --steps and --warmup count from 1.")
-        args.overrides = overrides
-        if args.xla:
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {args.xla}".strip()
-        report = benchmark(from_file(args.config, overrides), args)
-    except UserError as error:
-        print(f"train_step.py: {error}", file=sys.stderr)
-        return 2
-    print(table(report))
-    if args.json:
-        write_record(args.json, ["benchmarks/train_step.py", *argv], report)
-    return 0
+    return answer("train_step.py", parser, argv, benchmark, table)
 
 
 if __name__ == "__main__":
