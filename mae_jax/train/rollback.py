@@ -6,7 +6,6 @@ and step_N.npz: the first step that went wrong and its batch.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from mae_jax.data.sources import Source
 from mae_jax.train.build import Run
 from mae_jax.train.feed import train_batches
+from mae_jax.train.full_disk import replace_text
 from mae_jax.train.numbers import Numbers, Record, order_at
 
 FOLDER = "guard"
@@ -142,9 +142,4 @@ def plain(metrics: Mapping[str, float]) -> dict[str, Any]:
 
 def write(path: Path, content: Any) -> None:
     """Write JSON all at once, or not at all."""
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "w") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    replace_text(path, json.dumps(content, indent=2))
