@@ -60,9 +60,10 @@ class Plan:
 
     @property
     def part_bytes(self) -> int:
-        """Of the arrays of a part, labels and the like left out."""
-        sample = (sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in s.shapes.values()) for s in self.stages)
-        return self.part_rows * max(sample)
+        """Of the arrays of a part."""
+        views = (sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in s.shapes.values()) for s in self.stages)
+        label = 4 * int(np.prod(self.source.labels.shape[1:]))
+        return self.part_rows * (max(views) + label + 6)  # index, replaced and valid
 
     def __call__(self, number: int) -> dict[str, Any]:
         """Part number % parts of batch number // parts. Raises UserError."""
