@@ -7,6 +7,7 @@ import sys
 import mae_jax
 from mae_jax.commands.options import Help, split_overrides
 from mae_jax.core.errors import UserError, nearest
+from mae_jax.core.exits import BAD_INPUT
 
 VERBS = (  # in the order of a user's day
     "doctor", "prepare", "data", "compile", "train", "checkpoint", "replay", "finetune", "segment", "evaluate",
@@ -26,7 +27,7 @@ start here:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line. Exit status: 0 done, 1 a check failed, 2 bad input, 143 stopped by a signal."""
+    """Run the command line; returns the exit status (core/exits.py)."""
     argv = sys.argv[1:] if argv is None else argv
     verb = next((a for a in argv if not a.startswith("-")), None)
     try:
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         return module(args.verb).run(args) or 0
     except UserError as error:
         print(f"mae_jax{f' {verb}' if verb in VERBS else ''}: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     except BrokenPipeError:  # `mae_jax list | head`
         return 0
 

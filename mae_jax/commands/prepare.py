@@ -9,6 +9,7 @@ from typing import Any
 
 from mae_jax.commands import options
 from mae_jax.core.errors import UserError
+from mae_jax.core.exits import INTERRUPTED
 
 HELP = "write any source of images once as array_record shards, resized if asked"
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         manifest = prepare(settings, workers, args.max_bad, print_say)
     except KeyboardInterrupt:
         print_say("stopped. Finished shards are kept: the same command goes on from there.")
-        return 143
+        return INTERRUPTED
     return _report(args.target, manifest, args.max_bad)
 
 
