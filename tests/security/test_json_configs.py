@@ -160,12 +160,18 @@ def stranger(tmp_path, monkeypatch):
     return tmp_path / "theirs.py", marker
 
 
-def test_a_method_that_is_code_is_not_started_by_data(stranger, run, tmp_path):
-    method, marker = stranger
+def names(run, method, config):
+    """Write the run's config with another method to `config`, and return it."""
     raw = json.loads((run / "config.json").read_text())
     raw["method"]["name"] = str(method)
-    config = tmp_path / "c.json"
     config.write_text(json.dumps(raw))
+    return raw
+
+
+def test_a_method_that_is_code_is_not_started_by_data(stranger, run, tmp_path):
+    method, marker = stranger
+    config = tmp_path / "c.json"
+    raw = names(run, method, config)
     with pytest.raises(UserError, match="which is Python code"):
         load(str(config))
     weights = store.from_workdir(run)
@@ -174,8 +180,7 @@ def test_a_method_that_is_code_is_not_started_by_data(stranger, run, tmp_path):
         store.open_weights(tmp_path / "w.safetensors")
     for verb in (["reconstruct"], ["evaluate"]):
         assert main([*verb, "--weights", str(tmp_path / "w.safetensors")]) == BAD_INPUT
-    raw["method"]["name"] = "antigravity.gravity:Method"
-    config.write_text(json.dumps(raw))
+    names(run, "antigravity.gravity:Method", config)
     with pytest.raises(UserError, match="never ran here"):
         load(str(config))
     assert not marker.exists()
@@ -183,10 +188,8 @@ def test_a_method_that_is_code_is_not_started_by_data(stranger, run, tmp_path):
 
 def test_code_that_ran_before_may_run_again(stranger, run, tmp_path):
     method, marker = stranger
-    raw = json.loads((run / "config.json").read_text())
-    raw["method"]["name"] = str(method)
     config = tmp_path / "c.json"
-    config.write_text(json.dumps(raw))
+    names(run, method, config)
     name = f"method.name={method}"
     assert resolve(load(str(config), [name])[0], [name]).method["name"] == str(method)  # named by the user: it runs
     assert marker.exists()
@@ -198,9 +201,8 @@ def test_code_that_ran_before_may_run_again(stranger, run, tmp_path):
         load(str(config))
     copy = tmp_path / "elsewhere"
     copy.mkdir()
-    raw["method"]["name"] = str(copy / "theirs.py")  # the same code beside other files, which it could import
     (copy / "theirs.py").write_text(CODE.format(marker=str(marker)))
-    config.write_text(json.dumps(raw))
+    names(run, copy / "theirs.py", config)  # the same code beside other files, which it could import
     with pytest.raises(UserError, match="never ran here"):
         load(str(config))
 
