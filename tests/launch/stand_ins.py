@@ -10,8 +10,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 LIMIT = 120  # seconds until a test gives a launcher up
 ODD = ["a b", "it's", '"', "$HOME", "`id`", "$(id)", "*", "", "new\nline", "\\", "#", "~", "{a,b}", "&&"]
+# Calls come from several processes at once: one at a time writes.
 RECORD = """#!/usr/bin/env bash
-{{ printf '%s\\0' {name} "$@"; printf '\\1\\0'; }} >>"$STAND_INS/calls"
+{{ flock 9; printf '%s\\0' {name} "$@" $'\\1' >&9; }} 9>>"$STAND_INS/calls"
 {does}
 """
 

@@ -47,11 +47,17 @@ case "$3 $4" in
     ;;
 esac
 """
-# A session is the process that a file in the worker's home names.
+# A session is the process that a file in the worker's home names. As with tmux, it is out of the caller's process group
+# when the call returns: the caller may be killed at once.
 TMUX = r"""
 case $1 in
   has-session) [ -e "$HOME/session" ] && kill -0 "$(cat "$HOME/session")" 2>/dev/null ;;
-  new-session) setsid bash -c "${@: -1}" >>"$HOME/screen" 2>&1 </dev/null & echo $! >"$HOME/session" ;;
+  new-session)
+    rm -f "$HOME/session"
+    setsid bash -c 'echo $$ >"$HOME/session.new" && mv "$HOME/session.new" "$HOME/session"; exec bash -c "$1"' - "${@: -1}" \
+      >>"$HOME/screen" 2>&1 </dev/null &
+    until [ -e "$HOME/session" ]; do /bin/sleep 0.01; done
+    ;;
 esac
 """
 
@@ -162,7 +168,8 @@ def test_stop_saves_and_does_not_start_again(cloud):
 def test_a_tpu_that_is_taken_away_is_created_again_and_the_run_resumes(cloud):
     """The first TPU is preempted in mid-run; on the second the same command ends well, and the TPU is deleted."""
     (cloud.folder / "task").write_text(
-        '[ $WORKER = 0 ] || exit 0; cd "$STAND_INS"; echo x >>starts; [ $(wc -l <starts) = 1 ] || exit 0\n'
+        '[ $WORKER = 0 ] || exit 0; cd "$STAND_INS"; until [ -e w1/mae_jax_run/status ]; do /bin/sleep 0.01; done\n'
+        "echo x >>starts; [ $(wc -l <starts) = 1 ] || exit 0\n"
         "echo SUSPENDED >queue; echo PREEMPTED >node; kill -9 $(cat w0/session)"
     )
     options = (*TYPE, "--spot", "--bucket", "gs://bucket", "--poll", "0", "--delete-when-done")
@@ -179,7 +186,8 @@ def test_what_does_not_help_is_not_tried_again(cloud, status):
     options = (*TYPE, "--bucket", "gs://bucket", "--poll", "0", "--delete-when-done")
     done = cloud.run(SCRIPT, "train", *AT, *options, *COMMAND)
     assert done.returncode == status and "costs until it is deleted" in done.stderr, done.stderr
-    assert verbs(cloud) == ["queued-resources create", "tpu-vm scp"] and len(cloud.calls("mae_jax")) == 2
+    assert verbs(cloud) == ["queued-resources create", "tpu-vm scp"]
+    wait_for(lambda: len(cloud.calls("mae_jax")) == 2)  # worker 1 may start after worker 0 has ended
 
 
 def test_it_is_created_again_so_often_and_no_more(cloud):
