@@ -54,8 +54,8 @@ case $1 in
   has-session) [ -e "$HOME/session" ] && kill -0 "$(cat "$HOME/session")" 2>/dev/null ;;
   new-session)
     rm -f "$HOME/session"
-    setsid bash -c 'echo $$ >"$HOME/session.new" && mv "$HOME/session.new" "$HOME/session"; exec bash -c "$1"' - "${@: -1}" \
-      >>"$HOME/screen" 2>&1 </dev/null &
+    start='echo $$ >"$HOME/session.new" && mv "$HOME/session.new" "$HOME/session"; exec bash -c "$1"'
+    setsid bash -c "$start" - "${@: -1}" >>"$HOME/screen" 2>&1 </dev/null &
     until [ -e "$HOME/session" ]; do /bin/sleep 0.01; done
     ;;
 esac
