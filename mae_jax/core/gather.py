@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 
 from mae_jax.core import tree
 from mae_jax.core.mesh import active
+from mae_jax.core.rings import Rings, rings
 
 _SPLIT: list[dict[int, PartitionSpec]] = []  # {id of an array: how it lies} of what its layer will gather
 _ASKED: list[set[int]] = []  # ids of what `parts` was asked for
@@ -74,7 +75,8 @@ def fsdp_axis(spec: PartitionSpec) -> int:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather(x: jax.Array, spec: PartitionSpec, dtype: Any) -> jax.Array:
     """The whole array, in `dtype`, of which each device along fsdp holds a part; its gradient is `scatter`."""
-    whole = lambda x: jax.lax.all_gather(x, "fsdp", axis=fsdp_axis(spec), tiled=True)
+    axis, by = fsdp_axis(spec), _rings().gather
+    whole = lambda x: _gather_by(by, x, axis) if by else jax.lax.all_gather(x, "fsdp", axis=axis, tiled=True)
     return _along_tensor(whole, spec)(x.astype(dtype))
 
 
@@ -85,8 +87,46 @@ def scatter(g: jax.Array, spec: PartitionSpec) -> jax.Array:
     """The sum of float32 `g` over the devices along fsdp, split over them; it travels in `Use.wire`."""
     now = active()
     assert now is not None
-    add = lambda g: jax.lax.psum_scatter(g, "fsdp", scatter_dimension=fsdp_axis(spec), tiled=True)
+    axis, by = fsdp_axis(spec), _rings().scatter
+    joint = lambda g: jax.lax.psum_scatter(g, "fsdp", scatter_dimension=axis, tiled=True)
+    add = lambda g: _scatter_by(by, g, axis) if by else joint(g)
     return _along_tensor(add, spec)(g.astype(now.wire)).astype("float32")
+
+
+def _rings() -> Any:
+    now = active()
+    assert now is not None
+    return rings(now.mesh)
+
+
+def _scatter_by(by: Rings, g: jax.Array, axis: int) -> jax.Array:
+    """A reduce-scatter over one axis of the torus after the other.
+
+    The devices' parts lie along a leading axis of their own: rows that do not fill the tiles of a TPU would make
+    all-reduces of the scatters again.
+    """
+    shape = list(g.shape)
+    shape[axis : axis + 1] = [by.devices, shape[axis] // by.devices]
+    g = jax.numpy.moveaxis(g.reshape(shape), axis, 0)
+    rest = g.shape[1:]
+    g = g.reshape(*by.digits, *rest).transpose(*by.to_torus, *range(len(by.digits), len(by.digits) + len(rest)))
+    for size, groups in zip(by.sizes, by.groups):
+        g = g.reshape(size, -1, *rest)
+        g = jax.lax.psum_scatter(g, "fsdp", scatter_dimension=0, axis_index_groups=groups, tiled=False)
+    return g.reshape(rest)
+
+
+def _gather_by(by: Rings, x: jax.Array, axis: int) -> jax.Array:
+    """An all-gather over one axis of the torus after the other, the last one first: `_scatter_by` backwards."""
+    rest = x.shape
+    for groups in reversed(by.groups):
+        x = jax.lax.all_gather(x, "fsdp", axis=0, axis_index_groups=groups, tiled=False).reshape(-1, *rest)
+    at_torus = [by.digits[i] for i in by.to_torus]
+    x = x.reshape(*at_torus, *rest)
+    back = sorted(range(len(by.digits)), key=lambda i: by.to_torus[i])
+    x = x.transpose(*back, *range(len(back), len(back) + len(rest))).reshape(by.devices, *rest)
+    x = jax.numpy.moveaxis(x, 0, axis)
+    return x.reshape(*rest[:axis], by.devices * rest[axis], *rest[axis + 1 :])
 
 
 def _along_tensor(function: Callable[[jax.Array], jax.Array], spec: PartitionSpec) -> Callable[[jax.Array], jax.Array]:
