@@ -12,10 +12,7 @@ import pytest
 
 def kept(name: str) -> str:
     """The golden text of a case."""
-    path = golden.TEXTS / f"{name}.txt"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not written yet: python tests/ahead/golden_compile.py {name}")
-    return path.read_text()
+    return (golden.TEXTS / f"{name}.txt").read_text()
 
 
 @pytest.mark.slow
@@ -45,4 +42,4 @@ def test_the_golden_texts_hold_the_bars(name):
     text = kept(name)
     assert f"$ mae_jax {' '.join(golden.command(name))}\n" in text and text.endswith("exit status 0\n")
     assert "caused by masking or restoring: none" in text and "microbatches" not in text
-    assert name == "h14_fsdp" or f"all-reduced: {'0.00' if name == 'l16' else '1.000'}" in text
+    assert f"all-reduced: {'0.00' if '--config.mesh.fsdp=' in text else '1.000'}" in text
