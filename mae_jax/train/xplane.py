@@ -7,7 +7,7 @@ module that the profiler puts beside them, of which the few fields that matter a
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +92,17 @@ def text(data: Any) -> str:
     return bytes(data).decode(errors="replace")
 
 
-def origins(data: bytes) -> dict[str, dict[str, Origin]]:
-    """{program: {instruction: origin}} of the HLO modules in an XSpace."""
+def origins(data: bytes, programs: Collection[str]) -> dict[str, dict[str, Origin]]:
+    """{program: {instruction: origin}} of these HLO modules of an XSpace, which holds all that the process compiled."""
     found: dict[str, dict[str, Origin]] = {}
     for plane in every(memoryview(data), 1):
         if text(first(plane, 2)) != "/host:metadata":
             continue
         for entry in every(plane, 4):  # a map: key 1, value 2 = XEventMetadata
             for stat in every(first(entry, 2), 5):
-                if (hlo := first(stat, 6)) and (module := first(hlo, 1)):
-                    found.setdefault(text(first(module, 1)), {}).update(_instructions(module))
+                module = first(first(stat, 6), 1)
+                if (name := text(first(module, 1))) in programs:
+                    found.setdefault(name, {}).update(_instructions(module))
     return found
 
 
@@ -161,7 +162,7 @@ def read_ops(path: Path) -> list[Op]:
     from jax.profiler import ProfileData
 
     data = path.read_bytes()
-    known, ops = origins(data), {}  # type: dict[str, dict[str, Origin]], dict[tuple[str, str], Op]
+    times: list[tuple[tuple[str, str, str], float, int]] = []
     for plane in ProfileData.from_serialized_xspace(data).planes:
         device = plane.name.startswith("/device:") and "CUSTOM" not in plane.name
         for line in plane.lines:
@@ -169,12 +170,14 @@ def read_ops(path: Path) -> list[Op]:
                 continue
             if not device and plane.name != "/host:CPU":
                 continue
-            for (program, name, op_name), ns, calls in _self_times(line, whole=device):
-                if (program, name) not in ops:
-                    origin = known.get(program, {}).get(name) or Origin(op_name)
-                    ops[program, name] = Op(program, name, origin)
-                ops[program, name].ns += ns
-                ops[program, name].calls += calls
+            times += _self_times(line, whole=device)
+    known = origins(data, {program for (program, _, _), _, _ in times})
+    ops: dict[tuple[str, str], Op] = {}
+    for (program, name, op_name), ns, calls in times:
+        if (program, name) not in ops:
+            ops[program, name] = Op(program, name, known.get(program, {}).get(name) or Origin(op_name))
+        ops[program, name].ns += ns
+        ops[program, name].calls += calls
     return sorted(ops.values(), key=lambda op: -op.ns)
 
 

@@ -70,7 +70,7 @@ def small(tmp_path_factory):
         with jax.named_scope("mlp"):
             return jnp.tanh(x @ w), None
 
-    def loss_of_this_file(w, x):  # a trace names every program of the process
+    def loss_of_this_file(w, x):
         with jax.named_scope("net"):
             return jnp.sum(jax.lax.scan(layer, x, w)[0] ** 2)
 
@@ -109,7 +109,8 @@ def test_times_are_those_of_jax(small):
 def test_origins_are_those_of_the_program(small):
     """The scopes of every instruction, from XLA's own text of the program."""
     trace, printed = small
-    (found,) = [names for program, names in origins(trace.read_bytes()).items() if "loss_of_this_file" in program]
+    programs = {op.program for op in read_ops(trace) if "loss_of_this_file" in op.program}
+    (found,) = origins(trace.read_bytes(), programs).values()
     theirs = dict(re.findall(r'%([\w.\-]+) = [^\n]*metadata=\{op_name="([^"]+)"', printed))
     both = theirs.keys() & found.keys()
     assert len(both) > 10
