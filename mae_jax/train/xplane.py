@@ -100,9 +100,8 @@ def origins(data: bytes, programs: Collection[str]) -> dict[str, dict[str, Origi
             continue
         for entry in every(plane, 4):  # a map: key 1, value 2 = XEventMetadata
             for stat in every(first(entry, 2), 5):
-                module = first(first(stat, 6), 1)
-                if (name := text(first(module, 1))) in programs:
-                    found.setdefault(name, {}).update(_instructions(module))
+                if (hlo := first(stat, 6)) and (module := first(hlo, 1)) and text(first(module, 1)) in programs:
+                    found.setdefault(text(first(module, 1)), {}).update(_instructions(module))
     return found
 
 
