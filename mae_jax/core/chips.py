@@ -6,7 +6,7 @@ a name says PCIe). All are bytes or FLOP per second and jax device: a v3 device 
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 Attention = Literal["auto", "einsum", "deferred", "xla", "cudnn", "pallas"]
 
@@ -75,6 +75,12 @@ def chip(name: str) -> Chip | None:
             return known
     named = [(len(kind), known) for known in CHIPS for kind in known.kinds if kind in name]
     return max(named, key=lambda pair: pair[0])[1] if named else None
+
+
+def family_of(device: Any) -> str:
+    """ "cpu", "gpu" or "tpu" of a device, also one that is only a description."""
+    known = chip(device.device_kind)
+    return known.family if known else {"tpu": "tpu", "gpu": "gpu", "cuda": "gpu"}.get(device.platform, "cpu")
 
 
 def peak_flops(kind: str) -> float | None:

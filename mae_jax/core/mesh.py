@@ -19,7 +19,8 @@ from mae_jax.core.devices import AXES, BATCH, make_mesh, share
 from mae_jax.core.errors import UserError
 
 __all__ = [
-    "AXES", "BATCH", "FROZEN_RULES", "RULES", "Use", "active", "batch_sharding", "batch_shards", "each_alone",
+    "AXES", "BATCH", "FROZEN_RULES", "RULES", "Use", "active", "batch_sharding", "batch_shards", "device_now",
+    "each_alone",
     "format_table", "frozen_shardings", "make_mesh", "replicated", "shard", "share", "spec", "split_heads",
     "state_shardings", "table", "use_mesh", "with_shardings",
 ]  # fmt: skip
@@ -212,3 +213,9 @@ class use_mesh:
 def active() -> Use | None:
     """The mesh in use, if any."""
     return _ACTIVE[-1] if _ACTIVE else None
+
+
+def device_now() -> Any:
+    """A device of those that what is being traced will run on; the first there is where no mesh is in use."""
+    now = active()
+    return jax.devices()[0] if now is None else now.mesh.devices.flat[0]

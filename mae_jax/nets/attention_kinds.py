@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mae_jax.core.chips import chip, defaults
+from mae_jax.core.chips import defaults, family_of
 from mae_jax.core.errors import UserError
-from mae_jax.core.mesh import active, each_alone
+from mae_jax.core.mesh import device_now, each_alone
 
 KINDS = ("einsum", "deferred", "xla", "cudnn", "pallas")
 TILE = 128
@@ -100,12 +100,6 @@ def cannot(kind: str, family: str, dtype: Any) -> str | None:
     return None
 
 
-def family_of(device: Any) -> str:
-    """ "cpu", "gpu" or "tpu" of a device, also one that is only a description."""
-    known = chip(device.device_kind)
-    return known.family if known else {"tpu": "tpu", "gpu": "gpu", "cuda": "gpu"}.get(device.platform, "cpu")
-
-
 @functools.cache
 def trial(kind: str, device_kind: str, dtype: Any) -> str | None:
     """Run forward and backward once on this process's first device: what went wrong, or None."""
@@ -163,8 +157,7 @@ def kind_now(asked: str, dtype: Any) -> str:
     """What `choose` decided, for what is being traced; by the table alone where no run has chosen."""
     if asked != "auto":
         return asked
-    use = active()
-    device = jax.devices()[0] if use is None else use.mesh.devices.flat[0]
+    device = device_now()
     family, dtype = family_of(device), jnp.dtype(dtype)
     for kind in defaults(family).attention:
         if cannot(kind, family, dtype) is None and (kind, device.device_kind, dtype) not in _FAILED:

@@ -16,7 +16,7 @@ from mae_jax.core.keys import Context
 from mae_jax.core.mesh import shard
 from mae_jax.nets.attention import Attention, Bias
 from mae_jax.nets.compute import Compute
-from mae_jax.nets.layers import Initializer, LayerNorm, dense, xavier
+from mae_jax.nets.layers import Initializer, LayerNorm, dense, gelu, xavier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def check_width(dim: int, heads: int, axes: int = 0, part: str = "") -> None:
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }

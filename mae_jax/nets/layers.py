@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mae_jax.core.chips import family_of
+from mae_jax.core.mesh import device_now
 from mae_jax.core.types import Params, Stats
 from mae_jax.nets import fp8 as float8
 
@@ -36,10 +38,37 @@ class LayerNorm(nn.Module):
         shape = (1,) * (x.ndim - 1) + (d,)
         scale = self.param("scale", nn.initializers.ones, (d,)).reshape(shape)
         bias = self.param("bias", nn.initializers.zeros, (d,)).reshape(shape)
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(axis=-1, keepdims=True)
-        var = jnp.square(centred).mean(axis=-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(var + self.eps) * scale + bias).astype(self.dtype)
+        return layer_norm(x, scale, bias, self.eps).astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+    """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis, float32.
+
+    Keeps `x` and two numbers per row for the backward pass. Autodiff keeps float32 arrays as large as `x`: with those
+    that `gelu`'s keeps, a third of the temporaries of scanned blocks (docs/speed.md).
+    """
+    return _layer_norm_forward(x, scale, bias, eps)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, tuple]:
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(axis=-1, keepdims=True)
+    centred = x32 - mean
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + eps)
+    return centred * inverse * scale + bias, (x, mean, inverse, scale)
+
+
+def _layer_norm_backward(eps: float, kept: tuple, g: Array) -> tuple[Array, Array, Array]:
+    x, mean, inverse, scale = kept
+    unit = (x.astype(jnp.float32) - mean) * inverse
+    along = g * scale
+    dx = along - along.mean(axis=-1, keepdims=True) - unit * (along * unit).mean(axis=-1, keepdims=True)
+    rows = tuple(range(g.ndim - 1))
+    return (dx * inverse).astype(x.dtype), (g * unit).sum(rows, keepdims=True), g.sum(rows, keepdims=True)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class BatchNorm(nn.Module):
@@ -90,6 +119,25 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+@jax.custom_vjp
+def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """x Phi(x), exactly (Hendrycks and Gimpel 2016, arXiv 1606.08415), keeping nothing but `x` for the backward pass.
+
+    jax.nn.gelu's own gradient keeps Phi(x) and the density beside it, each as large as `x`: XLA does not compute them
+    again by itself.
+    """
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
+    at, g32 = x.astype(jnp.float32), g.astype(jnp.float32)
+    below = 0.5 * jax.lax.erfc(-at * 0.5**0.5)
+    return ((g32 * (below + at * jnp.exp(-0.5 * at * at) * (2 * jnp.pi) ** -0.5)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def largest(x: Float[Array, "*n"], axis: int) -> Float[Array, "*m"]:
     """x.max(axis), whose gradient goes to the first of the largest, as torch's.
@@ -133,11 +181,23 @@ def dense(
     if kernel_init is torch_linear and bias_init is None and use_bias:
         return TorchDense(features, dtype=dtype, fp8=fp8, name=name)
     bias_init = bias_init or nn.initializers.zeros
-    dot = float8.dot_general if fp8 else None
     return nn.Dense(
         features, use_bias=use_bias, dtype=dtype, name=name, kernel_init=kernel_init, bias_init=bias_init,
-        dot_general=dot,
+        dot_general=float8.dot_general if fp8 else row_dot_general,
     )  # fmt: skip
+
+
+def row_dot_general(x: Array, w: Array, dims: Any, *precision: Any, **options: Any) -> Array:
+    """lax.dot_general of a linear layer (x [..., d], w [d, e]), on a CPU over rows in one axis.
+
+    The gradient of `w` sums over the rows. Over two axes XLA's CPU backend first makes a transposed copy of the
+    incoming gradient, and computes layer norms a second time for it: a quarter of a ViT-B's step. A TPU's tiles hold
+    the last two axes, so there it is the joining of axes that would copy.
+    """
+    if x.ndim < 3 or family_of(device_now()) != "cpu":
+        return jax.lax.dot_general(x, w, dims, *precision, **options)
+    rows = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), w, (((1,), (0,)), ((), ())), *precision, **options)
+    return rows.reshape(*x.shape[:-1], -1)
 
 
 class TorchDense(nn.Module):
@@ -153,7 +213,9 @@ class TorchDense(nn.Module):
         kernel = self.param("kernel", torch_linear, (d, self.features)).astype(self.dtype)
         bias = self.param("bias", conv_bias(d), (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
-        return (float8.matmul(x, kernel) if self.fp8 else x @ kernel) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+        dims = (((x.ndim - 1,), (0,)), ((), ()))
+        y = (float8.dot_general if self.fp8 else row_dot_general)(x, kernel, dims)
+        return y + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def conv_bias(fan_in: int) -> nn.initializers.Initializer:

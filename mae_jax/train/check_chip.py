@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from mae_jax.core.chips import CHIPS, chip
+from mae_jax.core.chips import CHIPS, chip, family_of
 from mae_jax.core.errors import UserError
-from mae_jax.nets.attention_kinds import choose, family_of
+from mae_jax.nets.attention_kinds import choose
 from mae_jax.nets.compute import PRECISIONS
 from mae_jax.schema import Config
 
