@@ -62,33 +62,41 @@ def tree_hash(tree: Any) -> dict[str, tuple[int, int]]:
       TypeError: a leaf that has no bit pattern to hash, such as a typed PRNG key (store `jax.random.key_data`
         of it).
     """
-    return _hashes(flatten(tree))()
+    return _hashes(flatten(tree), _in_place)()
 
 
 def tree_hash_later(tree: Any) -> Callable[[], dict[str, tuple[int, int]]]:
     """`tree_hash` without the wait: what is returned gives the result when called, from any thread.
 
-    The arrays may be donated meanwhile: an accelerator has the hashes in its queue before whatever overwrites them. A
-    CPU computes them at once: a copy to be summed later takes as long.
+    The arrays may be donated meanwhile: an accelerator has the hashes in its queue before whatever overwrites them.
+    What lies in the host's memory is summed when called. Until then a step that is given the array leaves its memory
+    alone and writes elsewhere, as it does for orbax, which holds what it saves in the same way.
     """
-    return _hashes(flatten(tree))
+    return _hashes(flatten(tree), _held)
 
 
-def _hashes(flat: dict[str, Any]) -> Callable[[], dict[str, tuple[int, int]]]:
+def _hashes(flat: dict[str, Any], on_host: Callable[[Any], np.ndarray]) -> Callable[[], dict[str, tuple[int, int]]]:
     for path, leaf in flat.items():
         check_hashable(path, leaf)
     # On a CPU, programs in flight together may enter their collectives in different orders on different devices, and
     # wait for each other for ever (seen on 8 virtual devices, and on 2 processes). Other chips keep an order.
     pairs: dict[str, Any] = {}
+    here: dict[str, np.ndarray] = {}
     if jax.default_backend() == "cpu":
-        on_host = {path: _as_numpy(leaf) for path, leaf in flat.items() if _on_one_device(leaf)}
-        pairs |= _hashes_of_blocks(on_host)
-        del on_host
-        pairs |= {path: jax.block_until_ready(device_hash(flat[path])) for path in flat if path not in pairs}
+        here = {path: on_host(leaf) for path, leaf in flat.items() if _on_one_device(leaf)}
+        pairs = {path: jax.block_until_ready(device_hash(flat[path])) for path in flat if path not in here}
     else:
         for path, leaf in flat.items():
             pairs[path] = device_hash(leaf) if isinstance(leaf, jax.Array) else array_hash(leaf)
-    return lambda: {path: (int(pair[0]), int(pair[1])) for path, pair in jax.device_get(pairs).items()}
+
+    def result() -> dict[str, tuple[int, int]]:
+        found = {path: (int(pair[0]), int(pair[1])) for path, pair in jax.device_get(pairs).items()}
+        found |= _hashes_of_blocks(here)
+        here.clear()
+        pairs.update(found)  # asked again, it is still known
+        return {path: found[path] for path in flat}
+
+    return result
 
 
 def array_hash(x: ArrayLike) -> tuple[int, int]:
@@ -114,7 +122,7 @@ def _on_one_device(leaf: Any) -> bool:
     return not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
 
 
-def _as_numpy(leaf: Any) -> np.ndarray:
+def _in_place(leaf: Any) -> np.ndarray:
     """The array itself where it lies in the host's memory. Unlike np.asarray this leaves no reference in a jax.Array,
     for which the step that is given the array would have to copy it.
     """
@@ -124,6 +132,11 @@ def _as_numpy(leaf: Any) -> np.ndarray:
         except (BufferError, RuntimeError, TypeError, ValueError):  # of another type than numpy's own
             return np.asarray(leaf)
     return np.asarray(leaf)
+
+
+def _held(leaf: Any) -> np.ndarray:
+    """The array as it is now, whatever becomes of it: a jax.Array's memory, a copy of what the caller may change."""
+    return np.asarray(leaf) if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
 def _hashes_of_blocks(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:

@@ -1,5 +1,6 @@
 """The hash of arrays in the host's memory, by blocks and threads, is the one of the definition."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,17 @@ def test_wide_and_strided_host_arrays():
     tree = {"f64": wide, "order": np.asfortranarray(wide), "strided": wide[::2, ::3]}
     assert tree_hash(tree) == {name: array_hash(x) for name, x in tree.items()}
     assert tree_hash(tree)["f64"] == tree_hash(tree)["order"]
+
+
+def test_later_is_of_what_was_there():
+    """A step takes the arrays over, and the caller writes into his, before they are summed."""
+    x, own = jnp.asarray(RNG.normal(size=(300, 70)), jnp.float32), RNG.normal(size=40)
+    expected = tree_hash({"x": x, "own": own})
+    later = tree_hash_later({"x": x, "own": own})
+    y = jax.jit(lambda x: x + 1, donate_argnums=0)(x)
+    own += 1
+    y.block_until_ready()
+    assert later() == expected == later()
 
 
 def test_every_flipped_bit_and_every_swap_counts():
