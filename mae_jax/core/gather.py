@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from mae_jax.core import tree
 from mae_jax.core.mesh import active
-from mae_jax.core.rings import Rings, rings
+from mae_jax.core.rings import Choice, Rings, rings
 
 _SPLIT: list[dict[int, PartitionSpec]] = []  # {id of an array: how it lies} of what its layer will gather
 _ASKED: list[set[int]] = []  # ids of what `parts` was asked for
@@ -77,8 +77,7 @@ def fsdp_axis(spec: PartitionSpec) -> int:
 def gather(x: jax.Array, spec: PartitionSpec, dtype: Any) -> jax.Array:
     """The whole array, in `dtype`, of which each device along fsdp holds a part; its gradient is `scatter`."""
     axis, by = fsdp_axis(spec), _rings().gather
-    whole = lambda x: _gather_by(by, x, axis) if by else jax.lax.all_gather(x, "fsdp", axis=axis, tiled=True)
-    return _along_tensor(whole, spec)(x.astype(dtype))
+    return _along_tensor(lambda x: _gather_by(by, x, axis), spec)(x.astype(dtype))
 
 
 gather.defvjp(lambda x, spec, dtype: (gather(x, spec, dtype), None), lambda spec, dtype, _, g: (scatter(g, spec),))
@@ -89,22 +88,20 @@ def scatter(g: jax.Array, spec: PartitionSpec) -> jax.Array:
     now = active()
     assert now is not None
     axis, by = fsdp_axis(spec), _rings().scatter
-    joint = lambda g: jax.lax.psum_scatter(g, "fsdp", scatter_dimension=axis, tiled=True)
-    add = lambda g: _scatter_by(by, g, axis) if by else joint(g)
-    return _along_tensor(add, spec)(g.astype(now.wire)).astype("float32")
+    return _along_tensor(lambda g: _scatter_by(by, g, axis), spec)(g.astype(now.wire)).astype("float32")
 
 
-def _rings() -> Any:
+def _rings() -> Choice:
     now = active()
     assert now is not None
     return rings(now.mesh)
 
 
 def _scatter_by(by: Rings, g: jax.Array, axis: int) -> jax.Array:
-    """A reduce-scatter over one axis of the torus after the other.
+    """A reduce-scatter over one ring after the other.
 
     The devices' parts lie along an axis of their own, which is kept the outermost in memory: where it shares the tiles
-    of a TPU with rows that do not fill them (20 of ViT-H's 1280 on 64 devices), XLA makes all-reduces again.
+    of a TPU with rows that do not fill them (20 of ViT-H's 1280 on 64 devices), XLA makes all-reduces of it.
     """
     shape = list(g.shape)
     shape[axis : axis + 1] = [by.devices, shape[axis] // by.devices]
@@ -119,7 +116,9 @@ def _scatter_by(by: Rings, g: jax.Array, axis: int) -> jax.Array:
 
 
 def _gather_by(by: Rings, x: jax.Array, axis: int) -> jax.Array:
-    """An all-gather over one axis of the torus after the other, the last one first: `_scatter_by` backwards."""
+    """An all-gather over one ring after the other, the last one first: `_scatter_by` backwards."""
+    if len(by.sizes) == 1:
+        return jax.lax.all_gather(x, "fsdp", axis=axis, tiled=True)
     rest = x.shape
     for groups in reversed(by.groups):
         x = jax.lax.all_gather(x, "fsdp", axis=0, axis_index_groups=groups, tiled=False).reshape(-1, *rest)

@@ -22,15 +22,15 @@ class Rings(NamedTuple):
     """How the devices along fsdp lie on a torus.
 
     Attributes:
-      sizes: of the torus' axes, longer than one, that these devices span.
-      groups: per axis, the rings along it: lists of positions along fsdp.
+      sizes: of the torus' axes, longer than one, that these devices span; one number for all of them at once.
+      groups: per axis, the rings along it: lists of positions along fsdp; None: one ring of all.
       digits: a position along fsdp is a number of these digits (most significant first), each of which is a part of
         one coordinate;
       to_torus: and this order of them makes it a number whose digits are the coordinates.
     """
 
     sizes: tuple[int, ...]
-    groups: tuple[list[list[int]], ...]
+    groups: tuple[list[list[int]] | None, ...]
     digits: tuple[int, ...]
     to_torus: tuple[int, ...]
 
@@ -40,23 +40,25 @@ class Rings(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """By which rings to sum and to gather; None: over all devices at once."""
+    """By which rings to sum and to gather."""
 
-    scatter: Rings | None = None
-    gather: Rings | None = None
+    scatter: Rings
+    gather: Rings
 
 
 @functools.lru_cache(maxsize=16)
 def rings(mesh: Mesh) -> Choice:
     """What to do along a mesh's fsdp axis. Devices that know no coordinates (CPUs, GPUs) are taken all at once."""
     lines = np.moveaxis(mesh.devices, mesh.axis_names.index("fsdp"), -1).reshape(-1, mesh.shape["fsdp"])
+    n = mesh.shape["fsdp"]
+    at_once = Rings((n,), (None,), (n,), (0,))
     found = _on_torus(lines[0])
     if found is None or any(_on_torus(line) != found for line in lines[1:]):
-        return Choice()
+        return Choice(at_once, at_once)
     small, *more = sorted(found.sizes)
     if not more or (len(more) == 1 and more[0] in (2, 2 * small)):  # a ring, 2 x 2, or twice as long as wide
-        return Choice()
-    return Choice(found, found if found.devices > JOINT_GATHER else None)
+        return Choice(at_once, at_once)
+    return Choice(found, found if n > JOINT_GATHER else at_once)
 
 
 def _on_torus(line: Iterable[Any]) -> Rings | None:
