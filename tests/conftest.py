@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", Path(__file__).parent.parent / ".jax_cache"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+# Indices of archives and the list of methods that ran go here, and not to the home of whoever tests.
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".pytest_cache" / "home")
 
 from jaxtyping import install_import_hook  # noqa: E402
 

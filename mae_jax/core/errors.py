@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MANY = 40  # names that a message lists
+
 
 class UserError(Exception):
     """Bad input. The command line prints the message alone, without a stack trace, and exits with 2."""
@@ -19,4 +21,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
         close = [last[n] for n in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1, cutoff=0.6)]
     if close:
         return f"Did you mean '{close[0]}'?"
-    return "Known: " + ", ".join(names) + "."
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return "Known: " + ", ".join(names[:MANY]) + more + "."

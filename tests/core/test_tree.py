@@ -33,3 +33,8 @@ def test_first_rule_wins_and_nothing_falls_through():
 )
 def test_nearest(name, answer):
     assert nearest(name, ["optim.learning_rate", "train.steps"]) == answer
+
+
+def test_not_all_of_many_names_are_listed():
+    said = nearest("zzz", [f"key{k:03}" for k in range(100)])
+    assert said.startswith("Known: key000, key001, ") and said.endswith(", key039 and 60 more.")
