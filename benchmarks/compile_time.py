@@ -2,7 +2,7 @@
 
     python benchmarks/compile_time.py --config configs/mae/vit_l16_imagenet.py --config.mesh.scan=True
     python benchmarks/compile_time.py --config configs/mae/vit_l16_imagenet.py --config.mesh.scan=True \
-        --topology v5e:4x8 --json out.json
+        --config.mesh.remat=dots --config.mesh.fsdp=32 --topology v5e:4x8 --json out.json
 
 Tracing and compiling are told apart; jax's compilation cache is off. Wall seconds mean something on an idle machine
 only, so the process's own CPU seconds stand beside them. With a topology no TPU is needed, only its compiler
@@ -13,63 +13,72 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 
-def measure(config: Any, topology: str | None) -> dict[str, Any]:
-    """{"trace_s", "compile_s", "trace_cpu_s", "compile_cpu_s"} of one cold compilation."""
-    if topology:
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
+    """{"trace_s", "compile_s", "trace_cpu_s", "compile_cpu_s"} of one cold compilation.
+
+    Raises:
+      TooLarge: the step does not fit the devices' memory, said by the compiler.
+    """
     import jax
     from train_step import hardware, versions
 
-    from mae_jax.train import inputs
-    from mae_jax.train.build import build
+    from mae_jax.ahead import program, step
+    from mae_jax.ahead.topology import topology
 
     jax.config.update("jax_enable_compilation_cache", False)
-    local = jax.devices()
-    devices = None
-    if topology:
-        from jax.experimental import topologies
-
-        devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    run = build(config, devices)
-    leaves = inputs.batch_leaves(run.method.batch_spec, config.augment)
-    batch = {
-        name: jax.ShapeDtypeStruct((config.train.batch, *leaf.shape), leaf.dtype, sharding=run.sharding(name))
-        for name, leaf in leaves.items()
-    }
+    devices = topology(to)
+    run = step.make_run(step.ask(spec, overrides), devices.devices)
     times = [(time.perf_counter(), time.process_time())]
-    lowered = run.step.lower(run.shapes, run.frozen_shapes, batch, run.method.plan(0))
+    lowered = step.trace(run).lower()
     times.append((time.perf_counter(), time.process_time()))
-    lowered.compile()
+    try:
+        lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if program.exhausted(str(error)) is None:
+            raise
+        raise TooLarge(program.exhausted(str(error))[0]) from None
     times.append((time.perf_counter(), time.process_time()))
-    found: dict[str, Any] = {"target": topology or local[0].device_kind}
+    found: dict[str, Any] = {"target": devices.kind if to == "local" else to}
     for name, (w0, c0), (w1, c1) in zip(("trace", "compile"), times, times[1:]):
         found |= {f"{name}_s": round(w1 - w0, 1), f"{name}_cpu_s": round(c1 - c0, 1)}
-    return found | {"load_average": os.getloadavg()[0], "hardware": hardware(local), "versions": versions()}
+    found |= {"load_average": os.getloadavg()[0], "hardware": hardware(jax.devices()), "versions": versions()}
+    return found | {"config": run.config.to_dict()}
+
+
+class TooLarge(Exception):
+    """The step does not fit."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the seconds, and write them as JSON if asked."""
-    from mae_jax.commands.options import from_file, split_overrides
+    from mae_jax.commands.options import split_overrides
     from mae_jax.core.errors import UserError
+    from mae_jax.core.exits import BAD_INPUT, DONE, TOO_LARGE
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    parser.add_argument("--topology", help="a TPU slice, as v5e:4x8; without it, this machine's devices")
+    parser.add_argument("--topology", default="local", help="a TPU slice, as v5e:4x8, or local for what is here")
     parser.add_argument("--json", type=Path, metavar="FILE")
     argv = sys.argv[1:] if argv is None else argv
     try:
         rest, overrides = split_overrides(argv)
         args = parser.parse_args(rest)
-        config = from_file(args.config, overrides)
-        found = measure(config, args.topology)
+        found = measure(args.config, overrides, args.topology)
     except UserError as error:
         print(f"compile_time.py: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
+    except TooLarge as error:
+        print(
+            f"compile_time.py: it does not fit ({error}). `mae_jax compile --config {args.config} --topology "
+            f"{args.topology} --fit` finds settings that do.",
+            file=sys.stderr,
+        )
+        return TOO_LARGE
     print(
         f"{args.config} for {found['target']}: traced in {found['trace_s']} s ({found['trace_cpu_s']} s of CPU), "
         f"compiled in {found['compile_s']} s ({found['compile_cpu_s']} s of CPU), load average "
@@ -78,8 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         from train_step import write_record
 
-        write_record(args.json, ["benchmarks/compile_time.py", *argv], found | {"config": config.to_dict()})
-    return 0
+        write_record(args.json, ["benchmarks/compile_time.py", *argv], found)
+    return DONE
 
 
 if __name__ == "__main__":
