@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.chips import family_of
-from mae_jax.core.mesh import device_now
+from mae_jax.core.mesh import active, device_now
 from mae_jax.core.types import Params, Stats
 from mae_jax.nets import fp8 as float8
 
@@ -42,7 +42,7 @@ class LayerNorm(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+def layer_norm(x: Any, scale: Any, bias: Any, eps: float) -> Array:
     """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis, float32.
 
     Keeps `x` and two numbers per row for the backward pass. Autodiff keeps float32 arrays as large as `x`: with those
@@ -51,8 +51,8 @@ def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
     return _layer_norm_forward(x, scale, bias, eps)[0]
 
 
-def _layer_norm_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, tuple]:
-    x32 = x.astype(jnp.float32)
+def _layer_norm_forward(x: Any, scale: Any, bias: Any, eps: float) -> tuple[Array, tuple]:
+    x32 = jnp.asarray(x, jnp.float32)
     mean = x32.mean(axis=-1, keepdims=True)
     centred = x32 - mean
     inverse = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + eps)
@@ -187,14 +187,14 @@ def dense(
     )  # fmt: skip
 
 
-def row_dot_general(x: Array, w: Array, dims: Any, *precision: Any, **options: Any) -> Array:
+def row_dot_general(x: Any, w: Any, dims: Any, *precision: Any, **options: Any) -> Array:
     """lax.dot_general of a linear layer (x [..., d], w [d, e]), on a CPU over rows in one axis.
 
     The gradient of `w` sums over the rows. Over two axes XLA's CPU backend first makes a transposed copy of the
     incoming gradient, and computes layer norms a second time for it: a quarter of a ViT-B's step. A TPU's tiles hold
-    the last two axes, so there it is the joining of axes that would copy.
+    the last two axes, so there it is the joining of axes that would copy. Without a mesh no device is asked for.
     """
-    if x.ndim < 3 or family_of(device_now()) != "cpu":
+    if x.ndim < 3 or active() is None or family_of(device_now()) != "cpu":
         return jax.lax.dot_general(x, w, dims, *precision, **options)
     rows = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), w, (((1,), (0,)), ((), ())), *precision, **options)
     return rows.reshape(*x.shape[:-1], -1)

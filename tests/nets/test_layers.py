@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mae_jax.core.mesh import make_mesh, use_mesh
 from mae_jax.nets import layers
 
 
@@ -56,9 +57,14 @@ def test_rows_in_one_axis_are_the_same_product():
     rng = np.random.default_rng(0)
     x, w, g = (rng.normal(size=s).astype("float32") for s in ((2, 3, 4, 5), (5, 6), (2, 3, 4, 6)))
     dims = (((3,), (0,)), ((), ()))
-    found = pulled(lambda x, w: layers.row_dot_general(x, w, dims), [jnp.asarray(x), jnp.asarray(w)], jnp.asarray(g))
+    own = lambda w: layers.row_dot_general(jnp.asarray(x), w, dims).sum()
+    assert "tensor<24x5xf32>" not in jax.jit(jax.grad(own)).lower(w).as_text()  # no mesh, so no device is asked
+    with use_mesh(make_mesh(1, 1, jax.devices()[:1])):
+        found = pulled(
+            lambda x, w: layers.row_dot_general(x, w, dims), [jnp.asarray(x), jnp.asarray(w)], jnp.asarray(g)
+        )
+        text = jax.jit(jax.grad(lambda w: own(w))).lower(w).as_text()
     expected = [x @ w, np.einsum("abce,de->abcd", g, w), np.einsum("abcd,abce->de", x, g)]
     for a, b in zip(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    text = jax.jit(jax.grad(lambda w: layers.row_dot_general(jnp.asarray(x), w, dims).sum())).lower(w).as_text()
     assert "tensor<24x5xf32>" in text  # the rows did come together: this is a CPU
