@@ -39,9 +39,9 @@ def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
     try:
         lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if program.exhausted(str(error)) is None:
+        if (said := program.exhausted(str(error))) is None:
             raise
-        raise TooLarge(program.exhausted(str(error))[0]) from None
+        raise TooLarge(said[0]) from None
     times.append((time.perf_counter(), time.process_time()))
     found: dict[str, Any] = {"target": devices.kind if to == "local" else to}
     for name, (w0, c0), (w1, c1) in zip(("trace", "compile"), times, times[1:]):

@@ -67,20 +67,12 @@ def test_table_and_plot(report, tmp_path):
     ours = report["results"]["mae_jax"]
     slow = ours | {"rounds_s": [2 * s for s in ours["rounds_s"]]}
     (tmp_path / "r.json").write_text(json.dumps(report | {"results": {"mae_jax": ours, "other": slow}}))
-    command = [
-        sys.executable,
-        "benchmarks/train_step_table.py",
-        str(tmp_path / "r.json"),
-        "--plot",
-        str(tmp_path / "p.png"),
-    ]
+    files = str(tmp_path / "r.json"), "--plot", str(tmp_path / "p.png")
+    command = [sys.executable, "benchmarks/train_step_table.py", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:4]]
-    assert [row[1] for row in rows] == ["mae_jax", "other"] and [row[5] for row in rows] == [
-        "-",
-        "2.00 2.00, median 2.00",
-    ]
+    assert [(row[1], row[5]) for row in rows] == [("mae_jax", "-"), ("other", "2.00 2.00, median 2.00")]
     assert rows[0][0].endswith("batch 8, float32") and (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 

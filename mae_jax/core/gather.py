@@ -15,8 +15,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
 from mae_jax.core import tree
-from mae_jax.core.mesh import active
-from mae_jax.core.rings import Choice, Rings, rings
+from mae_jax.core.mesh import Use, active
+from mae_jax.core.rings import Rings, rings
 
 _SPLIT: list[dict[int, PartitionSpec]] = []  # {id of an array: how it lies} of what its layer will gather
 _ASKED: list[set[int]] = []  # ids of what `parts` was asked for
@@ -76,7 +76,7 @@ def fsdp_axis(spec: PartitionSpec) -> int:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather(x: jax.Array, spec: PartitionSpec, dtype: Any) -> jax.Array:
     """The whole array, in `dtype`, of which each device along fsdp holds a part; its gradient is `scatter`."""
-    axis, by = fsdp_axis(spec), _rings().gather
+    axis, by = fsdp_axis(spec), rings(_use().mesh).gather
     return _along_tensor(lambda x: _gather_by(by, x, axis), spec)(x.astype(dtype))
 
 
@@ -85,16 +85,15 @@ gather.defvjp(lambda x, spec, dtype: (gather(x, spec, dtype), None), lambda spec
 
 def scatter(g: jax.Array, spec: PartitionSpec) -> jax.Array:
     """The sum of float32 `g` over the devices along fsdp, split over them; it travels in `Use.wire`."""
-    now = active()
-    assert now is not None
-    axis, by = fsdp_axis(spec), _rings().scatter
-    return _along_tensor(lambda g: _scatter_by(by, g, axis), spec)(g.astype(now.wire)).astype("float32")
+    axis, by = fsdp_axis(spec), rings(_use().mesh).scatter
+    return _along_tensor(lambda g: _scatter_by(by, g, axis), spec)(g.astype(_use().wire)).astype("float32")
 
 
-def _rings() -> Choice:
+def _use() -> Use:
+    """The mesh in use: only traced where there is one."""
     now = active()
     assert now is not None
-    return rings(now.mesh)
+    return now
 
 
 def _scatter_by(by: Rings, g: jax.Array, axis: int) -> jax.Array:
@@ -132,9 +131,7 @@ def _gather_by(by: Rings, x: jax.Array, axis: int) -> jax.Array:
 
 def _along_tensor(function: Callable[[jax.Array], jax.Array], spec: PartitionSpec) -> Callable[[jax.Array], jax.Array]:
     """`function` on each device's own part along tensor; XLA would bring these together first."""
-    now = active()
-    assert now is not None
-    if now.mesh.shape["tensor"] == 1:
+    if _use().mesh.shape["tensor"] == 1:
         return function
     own = PartitionSpec(*("tensor" if name == "tensor" else None for name in spec))
     mesh = jax.sharding.get_abstract_mesh()

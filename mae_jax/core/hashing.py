@@ -89,12 +89,14 @@ def _hashes(flat: dict[str, Any], on_host: Callable[[Any], np.ndarray]) -> Calla
         for path, leaf in flat.items():
             pairs[path] = device_hash(leaf) if isinstance(leaf, jax.Array) else array_hash(leaf)
 
+    paths = list(flat)  # and not the arrays: whoever keeps the result would keep their memory
+
+    @functools.cache
     def result() -> dict[str, tuple[int, int]]:
         found = {path: (int(pair[0]), int(pair[1])) for path, pair in jax.device_get(pairs).items()}
         found |= _hashes_of_blocks(here)
         here.clear()
-        pairs.update(found)  # asked again, it is still known
-        return {path: found[path] for path in flat}
+        return {path: found[path] for path in paths}
 
     return result
 

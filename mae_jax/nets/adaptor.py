@@ -3,11 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mae_jax.nets.layers import LayerNorm, dense
+from mae_jax.nets.layers import LayerNorm, dense, gelu
 
 
 class Adaptor(nn.Module):
@@ -31,7 +30,7 @@ class Adaptor(nn.Module):
         if self.kind in ("mlp", "mlp2"):
             x = dense(self.hidden or x.shape[-1], "fc", self.dtype)(x)
         if self.kind == "mlp":
-            x = jax.nn.gelu(x, approximate=False)
+            x = gelu(x)
         if self.kind in ("norm_linear", "mlp2"):
             x = LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
         return dense(self.out, "proj", self.dtype)(x)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mae_jax.core.mesh import shard
 from mae_jax.nets.block import POLICIES
 from mae_jax.nets.compute import Compute
-from mae_jax.nets.layers import BatchNorm, LayerNorm, dense, torch_linear
+from mae_jax.nets.layers import BatchNorm, LayerNorm, dense, gelu, torch_linear
 
 Kind = Literal["gat", "dotgat", "gin", "gcn"]
 Norm = Literal["none", "layer", "batch"]
@@ -282,7 +282,7 @@ class Activate(nn.Module):
         plain: dict[str, Callable[[Array], Array]] = {
             "relu": nn.relu,
             "elu": nn.elu,
-            "gelu": functools.partial(nn.gelu, approximate=False),
+            "gelu": gelu,
         }
         return plain[self.kind](x) if self.kind in plain else x
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mae_jax.nets.convnet import Map, conv
-from mae_jax.nets.layers import BatchNorm, dense
+from mae_jax.nets.layers import BatchNorm, dense, gelu
 
 he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # mmcv's ConvModule
 head_init = nn.initializers.normal(0.01)  # mmseg's conv_seg
@@ -49,7 +49,7 @@ class Simple(nn.Module):
         a, b, c, d = maps
         up = lambda x, name: nn.ConvTranspose(x.shape[-1], (2, 2), (2, 2), dtype=self.dtype, name=name)(x)
         a = up(a, "up0_first")
-        a = jax.nn.gelu(BatchNorm(dtype=self.dtype, name="up0_norm")(a, train=train), approximate=False)
+        a = gelu(BatchNorm(dtype=self.dtype, name="up0_norm")(a, train=train))
         a = up(a, "up0_second")
         return a, up(b, "up1"), c, nn.max_pool(d, (2, 2), (2, 2), [(0, n % 2) for n in d.shape[1:3]])
 

@@ -1,5 +1,8 @@
 """The hash of arrays in the host's memory, by blocks and threads, is the one of the definition."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +36,10 @@ def test_later_is_of_what_was_there():
     own += 1
     y.block_until_ready()
     assert later() == expected == later()
+    kept = weakref.ref(x)
+    del x
+    gc.collect()
+    assert kept() is None  # once it is summed, nothing holds its memory
 
 
 def test_every_flipped_bit_and_every_swap_counts():

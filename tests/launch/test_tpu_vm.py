@@ -187,7 +187,8 @@ def test_what_does_not_help_is_not_tried_again(cloud, status):
     done = cloud.run(SCRIPT, "train", *AT, *options, *COMMAND)
     assert done.returncode == status and "costs until it is deleted" in done.stderr, done.stderr
     assert verbs(cloud) == ["queued-resources create", "tpu-vm scp"]
-    wait_for(lambda: len(cloud.calls("mae_jax")) == 2)  # worker 1 may start after worker 0 has ended
+    wait_for(lambda: (cloud.folder / "w1/mae_jax_run/status").exists())  # it may start after worker 0 has ended
+    assert len(cloud.calls("mae_jax")) == 2
 
 
 def test_it_is_created_again_so_often_and_no_more(cloud):

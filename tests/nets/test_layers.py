@@ -63,7 +63,7 @@ def test_rows_in_one_axis_are_the_same_product():
         found = pulled(
             lambda x, w: layers.row_dot_general(x, w, dims), [jnp.asarray(x), jnp.asarray(w)], jnp.asarray(g)
         )
-        text = jax.jit(jax.grad(lambda w: own(w))).lower(w).as_text()
+        text = jax.jit(jax.grad(lambda w: own(w))).lower(w).as_text()  # another function: jit keeps traces
     expected = [x @ w, np.einsum("abce,de->abcd", g, w), np.einsum("abcd,abce->de", x, g)]
     for a, b in zip(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
