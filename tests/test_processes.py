@@ -1,15 +1,16 @@
-"""`mae_jax train` as real processes: stopped and killed in the middle, and two of them as one run."""
+"""`mae_jax train` as real processes: stopped and killed in the middle, two of them as one run, one of them at fault."""
 
 import json
+import resource
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
-from tiny_runs import config_file, metrics, start, tiny
+from tiny_runs import config_file, metrics, start, tiny, together
 
 from mae_jax.core import tree
+from mae_jax.core.exits import RESTART
 from mae_jax.train.checkpoint import restore_arrays, saved_steps
 
 pytestmark = pytest.mark.slow
@@ -87,17 +88,8 @@ def test_two_processes_are_one(tmp_path):
 
     def begin(workdir, steps, count, *others):
         config = config_file(tmp_path / "tiny.py", tiny(*every, f"train.steps={steps}", *others))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
         argv = ("train", "--config", config, "--workdir", tmp_path / workdir)
-        return [
-            start(
-                *argv, *(("--coordinator", address, "--processes", count, "--process-id", i) if count > 1 else ()),
-                log=tmp_path / f"{workdir}.{i}.log", devices=8 // count,
-            )
-            for i in range(count)
-        ]  # fmt: skip
+        return together(*argv, count=count, log=tmp_path / workdir, devices=8 // count)
 
     def said(workdir):
         return "\n".join(path.read_text()[-4000:] for path in tmp_path.glob(f"{workdir}.*.log"))
@@ -142,19 +134,11 @@ def test_two_processes_evaluate_like_one(tmp_path):
            "eval.lidar_samples=24", "eval.lidar_views=2")  # fmt: skip
 
     def begin(count):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        return [
-            start(
-                "evaluate", "--workdir", tmp_path / "run", "--protocol", "linear,knn,few_shot,health,linear_paper",
-                "--cache", tmp_path / f"cache{count}", "--output", tmp_path / f"results{count}.json",
-                *(f"--config.{key}" for key in few),
-                *(("--coordinator", address, "--processes", count, "--process-id", i) if count > 1 else ()),
-                log=tmp_path / f"{count}.{i}.log", devices=4 // count,
-            )
-            for i in range(count)
-        ]  # fmt: skip
+        return together(
+            "evaluate", "--workdir", tmp_path / "run", "--protocol", "linear,knn,few_shot,health,linear_paper",
+            "--cache", tmp_path / f"cache{count}", "--output", tmp_path / f"results{count}.json",
+            *(f"--config.{key}" for key in few), count=count, log=tmp_path / str(count), devices=4 // count,
+        )  # fmt: skip
 
     for count in (1, 2):
         assert finish(begin(count)) == [0] * count, (tmp_path / f"{count}.0.log").read_text()[-4000:]
@@ -165,3 +149,103 @@ def test_two_processes_evaluate_like_one(tmp_path):
             assert two[name][column] == pytest.approx(value, abs=1.2, rel=1e-3), (name, column)
     shards = [sorted(p.name for p in (tmp_path / f"cache{n}").glob("*/*-*.npz")) for n in (1, 2)]
     assert len(shards[1]) == 2 * len(shards[0]) > 0
+
+
+def test_another_number_of_processes_goes_on_with_the_same_data(tmp_path):
+    """2 processes x 4 devices, killed; 1 x 2; killed; 2 x 1: the losses of one process with 8 that is left alone."""
+
+    def begin(workdir, count, devices, *keys):
+        all_keys = ("checkpoint.every=4", "log.every=1", "train.steps=14", "optim.warmup=0", *keys)
+        config = config_file(tmp_path / f"{workdir}.py", tiny(*all_keys))
+        argv = ("train", "--config", config, "--workdir", tmp_path / workdir)
+        return together(*argv, count=count, log=tmp_path / workdir, devices=devices)
+
+    assert finish(begin("whole", 1, 8)) == [0]
+    parts = tmp_path / "parts"
+    for done, (count, devices, keys) in {4: (2, 4, ("mesh.fsdp=4",)), 8: (1, 2, ())}.items():
+        running = begin("parts", count, devices, *keys)
+        try:
+            wait_for(running[0], lambda done=done: max(saved_steps(parts), default=0) >= done)
+        finally:
+            for process in running:
+                process.kill()
+                process.wait(LIMIT)
+    assert finish(begin("parts", 2, 1)) == [0, 0], (tmp_path / "parts.0.log").read_text()[-4000:]
+    expected, found = metrics(tmp_path / "whole"), metrics(parts)
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for one, other in zip(expected, found):
+        np.testing.assert_allclose(other.get("loss", 0), one.get("loss", 0), rtol=2e-4)
+    said = (tmp_path / "parts.0.log").read_text()
+    assert said.count("resum") >= 2, said[-4000:]
+
+
+def test_a_save_that_one_process_cannot_write_stops_nobody(tmp_path):
+    """One host's disk is full (no file of it may grow): both warn, both train on, and the save is made up for."""
+    keys = ("checkpoint.every=20", "checkpoint.keep=9", "log.every=5", "train.steps=400", "mesh.fsdp=2")
+    config = config_file(tmp_path / "tiny.py", tiny(*keys))
+    run = tmp_path / "run"
+    both = together("train", "--config", config, "--workdir", run, count=2, log=run)
+    usual = resource.prlimit(both[1].pid, resource.RLIMIT_FSIZE)
+    said = lambda i: (tmp_path / f"run.{i}.log").read_text()
+    warned = lambda i: "could not be written" in said(i)
+    try:
+        wait_for(both[0], lambda: saved_steps(run))
+        # Its log is such a file as well; what it has no room to say is lost, and no error.
+        resource.prlimit(both[1].pid, resource.RLIMIT_FSIZE, (len(said(1)) + 2000, usual[1]))
+        wait_for(both[0], lambda: warned(0))
+        before = logged(run)
+        wait_for(both[0], lambda: logged(run) >= before + 10)
+        assert both[1].poll() is None
+        there = saved_steps(run)
+        resource.prlimit(both[1].pid, resource.RLIMIT_FSIZE, usual)
+        wait_for(both[0], lambda: max(saved_steps(run)) > max(there))
+        assert finish(both) == [0, 0], said(0) + said(1)
+    finally:
+        finish(both)
+    assert "could not be written" in said(0) and "process 1: " in said(0) and "Training goes on" in said(0)
+    assert "(20)" in said(0) or "(20, " in said(0)  # those that stay
+    assert saved_steps(run)[-1] == 400 and not list((run / "checkpoints").glob("*tmp*"))
+    for step in saved_steps(run):
+        restore_arrays(run, step)  # compares the hashes
+
+
+BENT = """
+import functools, jax, numpy as np
+from mae_jax.train.build import Run
+usual = Run.step.func
+
+def step(self):
+    run = usual(self)
+
+    def bent(state, *rest):
+        state, metrics = run(state, *rest)
+        if int(state["step"]) == 7 and jax.process_index() == 1:
+            kernel = state["params"]["decoder"]["pred"]["kernel"]
+            pieces = [np.array(shard.data) for shard in kernel.addressable_shards]
+            pieces[0].view(np.uint32)[0, 0] ^= 1
+            pieces = [jax.device_put(x, shard.device) for x, shard in zip(pieces, kernel.addressable_shards)]
+            state["params"]["decoder"]["pred"]["kernel"] = jax.make_array_from_single_device_arrays(
+                kernel.shape, kernel.sharding, pieces)
+        return state, metrics
+
+    return bent
+
+Run.step = functools.cached_property(step)
+Run.step.__set_name__(Run, "step")
+"""
+
+
+def test_a_host_whose_weights_went_astray_is_named_and_its_state_is_not_saved(tmp_path):
+    """A bit flips in one copy of one array, on a device of process 1, after step 7."""
+    config = config_file(tmp_path / "tiny.py", tiny("guard.parity=3", "checkpoint.every=6", "train.steps=24"))
+    run = tmp_path / "run"
+    begin = lambda before: together("train", "--config", config, "--workdir", run, count=2, devices=2, log=run,
+                                    before=before)  # fmt: skip
+    assert finish(begin(BENT)) == [RESTART] * 2
+    said = (tmp_path / "run.0.log").read_text()
+    assert "not the same after step 9" in said and "of process 1 (host " in said, said[-4000:]
+    assert "differ(s) from the other 3 copies" in said and "The same command resumes" in said.replace(
+        "the same command", "The same command"
+    )
+    assert saved_steps(run) == [6]
+    assert finish(begin("")) == [0, 0] and saved_steps(run)[-1] == 24

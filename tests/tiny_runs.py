@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,16 +48,33 @@ def config_file(path: Path, config: Config) -> Path:
     return path
 
 
-def start(*argv: str | Path, log: Path, devices: int = 1) -> subprocess.Popen:
-    """`mae_jax ARGV...` as a process of its own on so many CPU devices; what it says goes to `log`."""
+def start(*argv: str | Path, log: Path, devices: int = 1, before: str = "") -> subprocess.Popen:
+    """`mae_jax ARGV...` as a process of its own on so many CPU devices; what it says goes to `log`.
+
+    Args:
+      before: Python that the process runs first.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
-    command = [sys.executable, "-m", "mae_jax.commands.main", *map(str, argv)]
+    main = f"{before}\nfrom mae_jax.commands.main import main\nraise SystemExit(main())"
+    command = [sys.executable, "-c", main, *map(str, argv)]
     with open(log, "a") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+
+def together(*argv: str | Path, count: int, log: Path, devices: int = 1, before: str = "") -> list[subprocess.Popen]:
+    """`start` of `count` processes as one run, with so many devices each; process I says what it says in LOG.I.log."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    own = lambda i: ("--coordinator", address, "--processes", str(count), "--process-id", str(i)) if count > 1 else ()
+    return [
+        start(*argv, *own(i), log=log.with_name(f"{log.name}.{i}.log"), devices=devices, before=before)
+        for i in range(count)
+    ]
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:

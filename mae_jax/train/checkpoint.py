@@ -26,6 +26,7 @@ from mae_jax.core.errors import UserError
 from mae_jax.core.hashing import tree_hash_later
 from mae_jax.core.tree import flatten, unflatten
 from mae_jax.train import checkpoint_meta as sidecar
+from mae_jax.train.checkpoint_barrier import Barrier
 from mae_jax.train.checkpoint_lock import WAIT, Lock
 from mae_jax.train.checkpoint_meta import Damaged, checkpoint_directory, read_meta, saved_steps
 from mae_jax.train.checkpoint_read import read, restore_arrays, target, verify
@@ -99,6 +100,7 @@ class Checkpoints:
         self._writing = False  # whether it may still be on its way
         self._error: Exception | None = None
         self._kept = sidecar.Kept(keep, best, {})
+        self._barrier, several = Barrier(), jax.process_count() > 1
         self._lock = Lock(self.directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,7 @@ class Checkpoints:
                     preservation_policy=self._kept,
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=asynchronous,
+                    async_options=ocp.AsyncOptions(barrier_sync_fn=self._barrier) if several else None,
                     lightweight_initialize=True,  # orbax's own metadata of each step may be damaged
                 ),
             )
@@ -181,12 +184,16 @@ class Checkpoints:
             state=ocp.args.StandardSave(unflatten(sidecar.without_empty(arrays))), meta=_MetaSave(whole)
         )
         self._tried = step
+        self._barrier.begin()
         error: Exception | None = None
         try:
             self._manager.save(step, args=items, force=True)
         except Exception as problem:  # orbax and tensorstore raise many kinds
             error = problem
+            self._barrier.failed(error)
         if agree(error is not None):
+            self.wait()  # where only another process failed, this one's part is still under way
+            error, self._error = error or self._error, None
             self._give_up(error)
             return False
         self._writing = True

@@ -38,6 +38,13 @@ _LOST = re.compile(
 _RUNS = itertools.count()  # runs of this process, one after the other: each has keys of its own
 
 
+def store() -> Any:
+    """The key-value store of jax's coordination service; only where there are several processes."""
+    from jax._src import distributed  # nothing public gives it
+
+    return distributed.global_state.client
+
+
 class Hosts:
     """Context manager of one run; all its processes enter it.
 
@@ -62,9 +69,7 @@ class Hosts:
 
     def __enter__(self) -> "Hosts":
         if self.count > 1:
-            from jax._src import distributed  # nothing public gives the store
-
-            self._client = distributed.global_state.client
+            self._client = store()
             self._prefix = f"mae_jax/{next(_RUNS)}"
             self._abort = _Abort(f"mae_jax: {self._who(self.index)} ends with it (status {exits.RESTART}).")
             self._threads = [

@@ -47,7 +47,10 @@ def replay(
     source = run.open("train")
     restored, at = nearest(run, workdir, step - 1)
     if restored is None and start is None:
-        raise UserError(f"no checkpoint of {workdir} is from before step {step}: it has {saved_steps(workdir)}.")
+        raise UserError(
+            f"no checkpoint of {workdir} is from before step {step}: it has {saved_steps(workdir)}. The run "
+            f"started from {config.transfer.init}: give these weights as --weights."
+        )
     state = start(run) if restored is None and start is not None else restored.state  # type: ignore[union-attr]
     record = Record.of(None if restored is None else restored.data.get("guard"))
     history = history_of(workdir, record)

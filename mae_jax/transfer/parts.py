@@ -216,8 +216,12 @@ def segment_parts(
 ) -> int:
     """Train a segmenter of parts on `weights` (None: on a random encoder). As `segment.segment`."""
     config = parts_config(pretrained, file, overrides, init=starting.identity(weights))
-    task = Task("segment", build_parts, lambda run: start(run, weights), PartValidation, report)
-    return train(config, out, task)
+    return train(config, out, segmenting(weights))
+
+
+def segmenting(weights: Weights | None) -> Task:
+    """What `train` needs to know of a segmentation run of clouds that starts from `weights`."""
+    return Task("segment", build_parts, lambda run: start(run, weights), PartValidation, report)
 
 
 def parts_config(

@@ -22,11 +22,13 @@ from mae_jax.train.state import State
 from mae_jax.transfer.finetune import HEAD, FineTune
 from mae_jax.weights.store import Weights, learned_positions
 
+SCRATCH = "scratch"  # transfer.init of a run that started from random weights
+
 
 def identity(weights: Weights | None) -> str:
     """Name and content of the weights that a run starts from: a run is not resumed with others."""
     if weights is None:
-        return "scratch"
+        return SCRATCH
     digest = 0
     for path, array in sorted(tree.flatten(weights.params).items()):
         digest = zlib.crc32(f"{path} {array.shape} {array.dtype}".encode(), digest)

@@ -50,7 +50,7 @@ OPTIONS = {
     "doctor": ("--config FILE[:ARG]", "--workdir DIR", "--coordinator", "exit status"),
     "new": ("NAME", "--dir DIR", "--in-repo"),
     "checkpoint": ("WORKDIR", "list", "verify", "prune", "--step N", "--keep N", "--yes"),
-    "replay": ("WORKDIR", "STEP", "--output FILE.json", "--config.SECTION.KEY=VALUE"),
+    "replay": ("WORKDIR", "STEP", "--weights FILE|DIR", "--output FILE.json", "--config.SECTION.KEY=VALUE"),
     "list": ("--configs DIR",),
     "parity": ("FILE.npz", "--json", "--tolerance T"),
     "data": ("--config FILE[:ARG]", "--output FILE.png", "--moments N", "--json FILE.json"),

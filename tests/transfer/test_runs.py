@@ -74,6 +74,18 @@ def test_a_run_writes_scores_and_a_classifier_that_gives_them_again(finished, we
     assert not np.allclose(other, weights.params["encoder"]["blocks"]["0"]["attn"]["qkv"]["kernel"])
 
 
+def test_a_step_is_replayed_to_the_bit(finished, file, capsys):
+    """The labels, the drop path and the mixing of the batch included, from the checkpoint before it."""
+    assert main(["replay", str(finished), "6"]) == 0
+    said = capsys.readouterr().out
+    loss = next(line["loss"] for line in metrics(finished) if line["step"] == 6)
+    assert f"loss {loss!r}" in said and "to the bit" in said and "from the checkpoint of step 4" in said
+    assert main(["replay", str(finished), "2"]) == 2
+    assert "give these weights as --weights" in capsys.readouterr().err
+    assert main(["replay", str(finished), "2", "--weights", str(file)]) == 0
+    assert "to the bit" in capsys.readouterr().out
+
+
 def test_a_killed_run_goes_on_to_the_same_end(finished, weights, file, tmp_path, monkeypatch):
     save = loop.Loop.save
 

@@ -29,7 +29,7 @@ from mae_jax.transfer.segment import SegmentValidation, segment
 from mae_jax.transfer.segment_eval import Inference, SegmentationScores, classes_at
 from mae_jax.transfer.segment_plan import build_segment, segment_config, start
 from mae_jax.transfer.segmenter import Segmenter, pyramid, quarters, reader
-from mae_jax.weights.store import Weights
+from mae_jax.weights.store import Weights, write
 
 METHOD = dict(
     name="mae", image_size=16, patch=4, dim=16, depth=2, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2
@@ -226,8 +226,9 @@ def test_only_the_head_is_trained_on_a_frozen_encoder_and_both_with_upernet():
     )
 
 
-def test_a_run_learns_writes_and_resumes(tmp_path):
-    more = [*SMALL, "transfer.segment_steps=30", "log.tensorboard=False", "transfer.segment_photometric=False"]
+def test_a_run_learns_writes_is_replayed_and_resumes(tmp_path, capsys):
+    more = [*SMALL, "transfer.segment_steps=30", "log.tensorboard=False", "transfer.segment_photometric=False",
+            "checkpoint.every=15"]  # fmt: skip
     assert segment(weights(), tmp_path / "run", pretrained=PRETRAINED, overrides=more) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(found["iou"]) == {"background", "horizontal", "vertical", "diagonal", "checks", "dots"}
@@ -236,7 +237,16 @@ def test_a_run_learns_writes_and_resumes(tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     assert sum("val/miou" in r for r in logged) == 10
     assert (tmp_path / "run" / "pictures" / "segmentation.png").stat().st_size > 1000
+    step = next(r["step"] for r in logged if "loss" in r and r["step"] > 15)
+    capsys.readouterr()
+    again = ["replay", str(tmp_path / "run"), str(step), "--weights"]  # the frozen encoder is in no checkpoint
+    assert main(again[:-1]) == 2 and "--weights" in capsys.readouterr().err
+    assert main([*again, str(write(tmp_path / "pretrained.safetensors", weights()))]) == 0
+    said = capsys.readouterr().out
+    assert "to the bit" in said and "from the checkpoint of step 15" in said
     other = dataclasses.replace(weights(), params=jax.tree.map(lambda x: x + 1, weights().params))
+    assert main([*again, str(write(tmp_path / "other.safetensors", other))]) == 2
+    assert "the run started from" in capsys.readouterr().err
     with pytest.raises(UserError, match="transfer.init"):  # the same folder with another encoder
         segment(other, tmp_path / "run", pretrained=PRETRAINED, overrides=more)
 
