@@ -112,7 +112,11 @@ def tpu_devices(family: str, dims: tuple[int, ...], slices: int = 1) -> list[Any
     name = f"{family}:{'x'.join(map(str, dims))}"
     with for_libtpu():
         try:
-            return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
+            devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
+            # It reads the flags once, when it first compiles.
+            at = jax.sharding.SingleDeviceSharding(devices[0])
+            jax.jit(lambda x: x).lower(jax.ShapeDtypeStruct((), np.float32, sharding=at)).compile()
+            return devices
         except jax.errors.JaxRuntimeError as error:
             said = " ".join(str(error).split())[:200]
             raise UserError(f"--topology {name}: libtpu does not take it: {said}. Try a name as {EXAMPLES}.") from None

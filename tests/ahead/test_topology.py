@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from mae_jax.ahead import program
 from mae_jax.ahead.topology import topology
@@ -31,6 +34,8 @@ def test_slices(name, count, kind, gib):
     found = topology(name)
     assert (len(found.devices), found.kind, found.memory) == (count, kind, gib * 2**30)
     assert os.environ["XLA_FLAGS"] == flags
+    here = jax.ShapeDtypeStruct((), jnp.float32, sharding=SingleDeviceSharding(found.devices[0]))
+    jax.jit(lambda x: x + 1).lower(here).compile()  # read now, an unknown flag would end this process
 
 
 @libtpu
