@@ -1,5 +1,6 @@
 """A train step compiled, and what can be said of it: memory, FLOPs, collectives, roofline."""
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -13,7 +14,7 @@ from mae_jax.ahead import step, traffic
 from mae_jax.ahead.collectives import Collective, from_program
 from mae_jax.ahead.hlo import Program
 from mae_jax.ahead.roofline import Roofline, network_seconds, roofline
-from mae_jax.ahead.topology import Topology
+from mae_jax.ahead.topology import Topology, uncached
 from mae_jax.testing.flops import dot_flops
 from mae_jax.train.build import Run
 
@@ -98,7 +99,8 @@ def measured(run: Run, topology: Topology) -> Figures:
     }  # fmt: skip
     start = time.perf_counter()
     try:
-        program = traced.lower().compile()
+        with uncached() if topology.ahead else contextlib.nullcontext():
+            program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if (found := exhausted(str(error))) is None:
             raise

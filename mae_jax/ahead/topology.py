@@ -110,7 +110,7 @@ def tpu_devices(family: str, dims: tuple[int, ...], slices: int = 1) -> list[Any
     if family == "v4":
         options["chip_config_name"] = "megacore"  # one device per chip, as on the machines; else libtpu gives its cores
     name = f"{family}:{'x'.join(map(str, dims))}"
-    with for_libtpu():
+    with for_libtpu(), uncached():
         try:
             devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
             # It reads the flags once, when it first compiles.
@@ -136,6 +136,21 @@ def for_libtpu() -> Iterator[None]:
     finally:
         if flags is not None:
             os.environ["XLA_FLAGS"] = flags
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Compile without jax's cache, which writes programs for devices that are not here and cannot read them again."""
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    usual = jax.config.read("jax_enable_compilation_cache")
+    jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()  # it looks at the setting once
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", usual)
+        reset_cache()
 
 
 def local() -> Topology:

@@ -42,16 +42,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb; returns the exit status."""
     if args.json is not None and not args.json.parent.is_dir():
         raise UserError(f"--json {args.json}: there is no directory {args.json.parent}.")
-    import jax
-
     from mae_jax.ahead import fit, program, report, step
     from mae_jax.ahead.topology import topology
 
     asked = step.ask(args.config, args.overrides)
-    if args.topology == "local":
-        options.compile_cache()
-    else:  # jax would write programs for chips that are not here, and could not read them again
-        jax.config.update("jax_enable_compilation_cache", False)
+    options.compile_cache()
     place = topology(args.topology, max(1, asked.config.mesh.slices))
     if args.shardings:
         print(step.shardings(step.make_run(asked, place.devices)))

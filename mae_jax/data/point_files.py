@@ -188,6 +188,8 @@ def ply(raw: bytes) -> np.ndarray | Mesh:
             points = np.stack([rows[c] for c in columns], axis=1).astype(np.float64)
         elif name == "face":
             faces: list[list[int]] = next((rows[k] for k in ("vertex_indices", "vertex_index") if k in rows), [])
+            if any(p[0] != "list" and p[-1].startswith("vertex_ind") for p in properties):
+                raise BadImage("its faces have one number where a list of vertices is expected")
             triangles = [(f[0], f[i], f[i + 1]) for f in faces for i in range(1, len(f) - 1)]
     if points is None:
         raise BadImage("it has no element 'vertex'")

@@ -200,7 +200,7 @@ def muted_asyncio() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).split("[tensorstore_spec")[0].strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
 

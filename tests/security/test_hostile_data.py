@@ -117,6 +117,8 @@ def clouds(folder):
     yield make("minus.ply", ply(vertex.replace("1", "-1"))), "negative"
     yield make("list.ply", ply(f"{vertex}element face 9\n{face}", bytes(12) + b"\xff" * 999)), "corners"
     yield make("text.ply", ply(f"{vertex}element face 9\n{face}", b"0 0 0 -5 1", "ascii")), "corners"
+    scalar = face.replace("list char ", "")  # found by test_fuzz.py
+    yield make("one.ply", ply(f"{vertex}element face 1\n{scalar}", b"0 0 0 3", "ascii")), "a list of vertices"
     yield make("header.ply", b"ply\n" + b"comment a\n" * 9999 + b"end_header\n"), "header"
     yield make("huge.off", b"OFF 99999999999 1 0\n"), "claims"
     yield make("back.off", b"OFF 3 9999 0\n0 0 0 1 0 0 0 1 0 3 0 1 2 -4\n"), "corners"
