@@ -143,7 +143,7 @@ def uncached() -> Iterator[None]:
     """Compile without jax's cache, which writes programs for devices that are not here and cannot read them again."""
     from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-    usual = jax.config.read("jax_enable_compilation_cache")
+    usual = getattr(jax.config, "jax_enable_compilation_cache")  # noqa: B009  (its stub does not know it)
     jax.config.update("jax_enable_compilation_cache", False)
     reset_cache()  # it looks at the setting once
     try:

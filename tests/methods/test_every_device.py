@@ -94,6 +94,28 @@ def test_every_mesh_of_eight_is_one(name, sizes):
         assert_same(one_step(name, sizes, microbatches=2), one_step(name))
 
 
+@functools.cache
+def encoded(name, sizes):
+    """Every array of `Method.encode`, one global program as evaluation runs it, on the host."""
+    method, params, rest, batch = make(name, SAMPLES)
+    mesh = make_mesh(sizes[0], sizes[1], jax.devices()[: math.prod(sizes)], tensor=sizes[2])
+    lies = {k: batch_sharding(mesh) if leaf.batched else replicated(mesh) for k, leaf in method.batch_spec.items()}
+    frozen = jax.tree.map(lambda s: s.sharding, frozen_shardings(rest["frozen"], mesh))
+    encode = jax.jit(
+        lambda params, frozen, batch: method.encode(params, dict(rest) | {"frozen": frozen}, batch),
+        in_shardings=(state_shardings({"params": params}, mesh)["params"], frozen, lies),
+    )
+    with use_mesh(mesh), jax.default_matmul_precision("highest"):
+        return jax.device_get(jax.tree.leaves(encode(params, rest["frozen"], batch)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 2, 4), (1, 4, 2)], ids=str)
+def test_features_of_every_mesh_are_those_of_one_device(name, sizes):
+    for found, expected in zip(encoded(name, sizes), encoded(name, (1, 1, 1)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=5e-6)
+
+
 def test_microbatches_change_nothing(name):
     method, *_ = make(name, SAMPLES)
     if method.couples or not all(leaf.batched for leaf in method.batch_spec.values()):
