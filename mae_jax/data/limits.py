@@ -5,6 +5,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
+from numbers import Integral
 
 from PIL import Image
 
@@ -24,7 +25,9 @@ class BadImage(ValueError):
 
 
 def check_size(h: int, w: int) -> None:
-    """Raises BadImage for no pixels, or more than MAX_PIXELS."""
+    """Raises BadImage for no pixels, or more than MAX_PIXELS, or what is no number (a TIFF's tags are of any type)."""
+    if not (isinstance(h, Integral) and isinstance(w, Integral)):
+        raise BadImage("its height and width are not two whole numbers")
     if h * w > MAX_PIXELS:
         raise BadImage(f"its header says {w} x {h} pixels, over the limit of {MAX_PIXELS:,} in all (MAX_PIXELS)")
     if h < 1 or w < 1:

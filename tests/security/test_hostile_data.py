@@ -80,6 +80,8 @@ def images(folder):
         "no known image format",
     )
     yield make("page.tif", tiff(1 << 20, 1 << 20)), "limit"
+    text = tiff(8, 1 << 30).replace(struct.pack("<2HLL", 256, 4, 1, 8), struct.pack("<2HL4s", 256, 2, 4, b"wide"))
+    yield make("words.tif", text), "two whole numbers"  # found by test_fuzz.py: height x "wide"
     yield make("samples.tif", tiff(4096, 4096, 64, 60000)), ""
     yield (
         make("channels.jpg", npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1, 1, 1099511627776), }")),
