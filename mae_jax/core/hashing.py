@@ -158,11 +158,13 @@ def _hashes_of_blocks(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, int
                 start += size
         jobs.append((path, start, words[path].size - start))
 
+    block_hash = _block_hash()
+
     def one(job: tuple[str, int, int]) -> tuple[str, int, int]:
         path, start, size = job
         block = words[path][start : start + size].astype(np.uint32, copy=False)
         if size in _BLOCKS:
-            a, b = np.asarray(_block_hash(block, np.uint32(start & 0xFFFFFFFF)))
+            a, b = np.asarray(block_hash(block, np.uint32(start & 0xFFFFFFFF)))
         else:
             position = (np.arange(start, start + size, dtype=np.uint64) & 0xFFFFFFFF).astype(np.uint32)
             a, b = (m.sum(dtype=np.uint64) for m in mixed(block, position))
@@ -177,8 +179,21 @@ def _hashes_of_blocks(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, int
     return {path: (a & 0xFFFFFFFF, b & 0xFFFFFFFF) for path, (a, b) in sums.items()}
 
 
-@jax.jit
-def _block_hash(words: Array, start: Array) -> Array:
+@functools.cache
+def _block_hash() -> Callable[[np.ndarray, np.uint32], Array]:
+    """(words of a block, position of the first) -> [2] uint32, compiled for vectors as wide as the processor has.
+
+    XLA takes half of AVX-512's width otherwise: 1.2x the time.
+    """
+    wide = {"xla_cpu_prefer_vector_width": 512}
+    try:
+        jax.jit(lambda x: x, compiler_options=wide)(np.uint32(0))
+    except jax.errors.JaxRuntimeError:  # an XLA that does not have the option
+        wide = {}
+    return jax.jit(_block_sums, compiler_options=wide)
+
+
+def _block_sums(words: Array, start: Array) -> Array:
     """[2] uint32: the sums over the words of a block whose first has the position `start`.
 
     Added up in slices side by side, which LLVM vectorises: of a plain sum over all words XLA makes a scalar loop.
