@@ -6,6 +6,7 @@ Orbax alone waits 20 minutes for a process that could not write, and training wi
 import collections
 import itertools
 import sys
+import threading
 import time
 
 import jax
@@ -21,6 +22,7 @@ class Barrier:
 
     def __init__(self) -> None:
         self._number, self._save = next(_OPENED), 0
+        self._saver = 0  # the thread that calls save(), perhaps while it handles an exception of its own
         self._calls: collections.Counter[str] = collections.Counter()
 
     def begin(self) -> None:
@@ -28,6 +30,7 @@ class Barrier:
         if jax.process_count() > 1 and jax.process_index() == 0:
             store().key_value_delete(self._prefix)  # with all below it
         self._save += 1
+        self._saver = threading.get_ident()
         self._calls.clear()
 
     @property
@@ -46,7 +49,8 @@ class Barrier:
         Raises:
           RuntimeError: another process failed, or the time is over.
         """
-        if (error := sys.exc_info()[1]) is not None:  # orbax tidies up behind a failed save, in a finally
+        error = sys.exc_info()[1]  # orbax tidies up behind a failed save, in a finally
+        if error is not None and threading.get_ident() != self._saver:
             self.failed(error)
             return
         self._calls[key] += 1
@@ -55,6 +59,7 @@ class Barrier:
         until = time.monotonic() + timeout_ms / 1000
         client.key_value_set(f"{here}/here/{jax.process_index()}", "")
         # Process 0 counts, and the others look at what it found: n small questions at a time, not n^2.
+        pause = count / 10_000  # save() itself waits here: soon again at first, then seldom
         while True:
             if found := client.key_value_dir_get(f"{self._prefix}/failed/"):
                 raise RuntimeError(found[0][1])
@@ -66,4 +71,5 @@ class Barrier:
                 return
             if time.monotonic() > until:
                 raise RuntimeError(f"not all {count} processes wrote their parts in {timeout_ms / 1000:.0f} s")
-            time.sleep(max(POLL / 10, count / 1000))
+            time.sleep(pause)
+            pause = min(2 * pause, max(POLL, count / 1000))

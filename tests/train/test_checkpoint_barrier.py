@@ -13,6 +13,7 @@ from mae_jax.train import checkpoint_barrier
 from mae_jax.train.checkpoint_barrier import Barrier
 
 COUNT = 3
+here = threading.local()  # the number of the process that a thread plays
 
 
 @pytest.fixture
@@ -23,7 +24,6 @@ def processes(monkeypatch):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     service = _jax.get_distributed_runtime_service(address, COUNT)
     clients = [_jax.get_distributed_runtime_client(address, i, use_compression=False) for i in range(COUNT)]
-    here = threading.local()
     monkeypatch.setattr(checkpoint_barrier, "store", lambda: clients[here.number])
     monkeypatch.setattr(jax, "process_count", lambda: COUNT)
     monkeypatch.setattr(jax, "process_index", lambda: here.number)
@@ -73,15 +73,20 @@ def test_an_error_on_its_way_ends_everybodys_wait(processes):
     barriers = opened()
     agreed = threading.Barrier(COUNT)
 
+    def fails():
+        here.number = 2
+        try:
+            raise OSError(28, "No space left on device")
+        finally:  # as orbax tidies up
+            barriers[2](key="over", timeout_ms=20_000)
+
     def work(number):
         barriers[number].begin()
         begun = time.monotonic()
         try:
             if number == 2:
-                try:
-                    raise OSError(28, "No space left on device")
-                finally:  # as orbax tidies up
-                    barriers[2](key="over", timeout_ms=20_000)
+                with ThreadPoolExecutor(1) as background:
+                    background.submit(fails).result()
             barriers[number](key="written", timeout_ms=20_000)
         except (OSError, RuntimeError) as error:
             assert time.monotonic() - begun < 10
