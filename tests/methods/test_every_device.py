@@ -26,6 +26,7 @@ from mae_jax.nets.compute import Compute
 from mae_jax.train.step import make_step
 
 SAMPLES = 16
+ALIKE = ("colormae", "dmae", "maskalign", "pointmae", "videomaev2")  # built like another, which every run tries
 
 
 @pytest.fixture(params=methods.names())
@@ -80,6 +81,7 @@ def test_every_array_is_covered_and_every_axis_used(name):
         assert whole == row.bytes * 2 ** (("fsdp" in row.spec) + ("tensor" in row.spec)), row
 
 
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ALIKE)) for n in methods.names()])
 def test_eight_devices_are_one(name):
     """With every axis in use: the batch over four, what splits over two, attention over two."""
     assert_same(one_step(name, (2, 2, 2)), one_step(name))

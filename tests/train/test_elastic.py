@@ -49,7 +49,7 @@ def alone(tmp_path_factory):
     "layouts",
     [
         [(8, "mesh.data=8"), (2, "mesh.data=2"), (4, "mesh.data=2", "mesh.fsdp=2")],
-        [(8, "mesh.fsdp=8"), (2, "mesh.data=2"), (1,)],
+        pytest.param([(8, "mesh.fsdp=8"), (2, "mesh.data=2"), (1,)], marks=pytest.mark.slow),
     ],
     ids=["8 -> 2 -> 4", "8 fsdp -> 2 data -> 1"],
 )
