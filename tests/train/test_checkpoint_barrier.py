@@ -53,7 +53,7 @@ def opened():
 def test_nobody_passes_before_the_last_has_come_again_and_again(processes):
     barriers = opened()
     came, passed = [], []
-    agreed = threading.Barrier(COUNT)  # as Checkpoints.settle, before another save
+    agreed = threading.Barrier(COUNT, timeout=60)  # as Checkpoints.settle, before another save
 
     def work(number):
         for _ in range(2):  # saves
@@ -71,7 +71,7 @@ def test_nobody_passes_before_the_last_has_come_again_and_again(processes):
 
 def test_an_error_on_its_way_ends_everybodys_wait(processes):
     barriers = opened()
-    agreed = threading.Barrier(COUNT)
+    agreed = threading.Barrier(COUNT, timeout=60)
 
     def fails():
         here.number = 2
