@@ -28,16 +28,16 @@ def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
     from train_step import hardware, versions
 
     from mae_jax.ahead import program, step
-    from mae_jax.ahead.topology import topology
+    from mae_jax.ahead.topology import topology, uncached
 
-    jax.config.update("jax_enable_compilation_cache", False)
     devices = topology(to)
     run = step.make_run(step.ask(spec, overrides), devices.devices)
     times = [(time.perf_counter(), time.process_time())]
     lowered = step.trace(run).lower()
     times.append((time.perf_counter(), time.process_time()))
     try:
-        lowered.compile()
+        with uncached():
+            lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if (said := program.exhausted(str(error))) is None:
             raise

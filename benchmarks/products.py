@@ -9,6 +9,8 @@ is the shortest of --rounds runs, in which the two take turns.
 """
 
 import argparse
+import importlib.util
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,23 +19,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train_step import answer
+from train_step import answer, hardware, versions
+
+from mae_jax.commands.options import OVERRIDES_HELP
+from mae_jax.config import make_method
+from mae_jax.core.errors import UserError
+from mae_jax.masking.select import keep_count
+from mae_jax.methods.mae import MAE
 
 PASSES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "x w": lambda x, w, g: x @ w, "g w^T": lambda x, w, g: g @ w.T, "x^T g": lambda x, w, g: x.T @ g,
 }  # fmt: skip
 
 
-def layers(method: Any, batch: int) -> Iterator[tuple[str, int, int, int, int]]:
+def layers(method: MAE, batch: int) -> Iterator[tuple[str, int, int, int, int]]:
     """(name, rows, inputs, outputs, how many there are) of the linear layers of encoder and decoder."""
-    patches = (method.image_size // method.patch) ** 2
-    visible = int(patches * (1 - method.mask_ratio))
+    patches = math.prod(method.grid)
     for part, tokens, dim, depth in (
-        ("encoder", visible + 1, method.dim, method.depth),
-        ("decoder", patches + 1, method.decoder_dim, method.decoder_depth),
+        ("encoder", keep_count(patches, method.mask_ratio), method.dim, method.depth),
+        ("decoder", patches, method.decoder_dim, method.decoder_depth),
     ):
-        for name, k, n in (("qkv", dim, 3 * dim), ("proj", dim, dim), ("fc1", dim, 4 * dim), ("fc2", 4 * dim, dim)):
-            yield f"{part} {name}", batch * tokens, k, n, depth
+        rows, hidden = batch * (tokens + method.class_token), int(dim * method.mlp_ratio)
+        for name, k, n in (("qkv", dim, 3 * dim), ("proj", dim, dim), ("fc1", dim, hidden), ("fc2", hidden, dim)):
+            yield f"{part} {name}", rows, k, n, depth
 
 
 def shortest(rounds: int, *runs: Callable[[], Any]) -> list[float]:
@@ -51,14 +59,16 @@ def shortest(rounds: int, *runs: Callable[[], Any]) -> list[float]:
 
 def benchmark(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Rows of {"layer", "pass", "shape", "count", "xla_s", "torch_s"}, and the sums over a step."""
+    method = make_method(config)
+    if not isinstance(method, MAE):
+        raise UserError(f"the products are those of method 'mae', and this config's is '{method.name}'.")
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("there is no torch to compare with: pip install 'mae_jax[compare]'.")
     import jax
     import torch
-    from train_step import hardware, versions
-
-    from mae_jax.config import make_method
 
     rng, rows = np.random.default_rng(0), []
-    for name, m, k, n, count in layers(make_method(config), config.train.batch):
+    for name, m, k, n, count in layers(method, config.train.batch):
         host = [rng.standard_normal(shape, np.float32) for shape in ((m, k), (k, n), (m, n))]
         ours, theirs = [jax.device_put(x) for x in host], [torch.from_numpy(x) for x in host]
         for what, f in PASSES.items():
@@ -89,11 +99,11 @@ def table(found: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     argv, raw = sys.argv[1:] if argv is None else argv, argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a config of method 'mae'")
     parser.add_argument("--rounds", type=int, default=10, help="runs of each product (default 10)")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.set_defaults(steps=1, warmup=1)
+    parser.set_defaults(steps=1, warmup=1)  # `answer` checks them; a round here is one product
     return answer("products.py", parser, argv, benchmark, table)
 
 

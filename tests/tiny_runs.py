@@ -59,17 +59,23 @@ def start(*argv: str | Path, log: Path, devices: int = 1, before: str = "") -> s
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
-    main = f"{before}\nfrom mae_jax.commands.main import main\nraise SystemExit(main())"
-    command = [sys.executable, "-c", main, *map(str, argv)]
+    # As a user starts it; only what needs something done before is started in another way.
+    code = f"{before}\nfrom mae_jax.commands.main import main\nraise SystemExit(main())"
+    command = [sys.executable, *(("-c", code) if before else ("-m", "mae_jax.commands.main")), *map(str, argv)]
     with open(log, "a") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
 
-def together(*argv: str | Path, count: int, log: Path, devices: int = 1, before: str = "") -> list[subprocess.Popen]:
-    """`start` of `count` processes as one run, with so many devices each; process I says what it says in LOG.I.log."""
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return free.getsockname()[1]
+
+
+def together(*argv: str | Path, count: int, log: Path, devices: int = 1, before: str = "") -> list[subprocess.Popen]:
+    """`start` of `count` processes as one run, with so many devices each; process I says what it says in LOG.I.log."""
+    address = f"127.0.0.1:{free_port()}"
     own = lambda i: ("--coordinator", address, "--processes", str(count), "--process-id", str(i)) if count > 1 else ()
     return [
         start(*argv, *own(i), log=log.with_name(f"{log.name}.{i}.log"), devices=devices, before=before)

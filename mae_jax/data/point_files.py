@@ -18,6 +18,7 @@ EXTENSIONS = ("npy", "npz", "ply", "off", "txt", "xyz", "pts", "csv")
 MOST = 50_000_000  # numbers in one file: what claims more is not read
 MOST_BYTES = 256 << 20  # of one file: text is held as words, which take ten times the room
 MOST_CORNERS = 255  # of one face
+CORNERS = ("vertex_indices", "vertex_index")  # what files call a face's list
 H5_FREE, H5_RATIO = 256 << 20, 100  # an HDF5 array may unpack to that many bytes, and to so many times its packed ones
 MOST_HEADER = 1 << 16  # bytes of a PLY's
 NPZ_NAMES = ("points", "data", "pos", "xyz", "pc")
@@ -187,8 +188,8 @@ def ply(raw: bytes) -> np.ndarray | Mesh:
                 raise BadImage(f"its vertices have {', '.join(rows) or 'nothing'}: x, y and z expected")
             points = np.stack([rows[c] for c in columns], axis=1).astype(np.float64)
         elif name == "face":
-            faces: list[list[int]] = next((rows[k] for k in ("vertex_indices", "vertex_index") if k in rows), [])
-            if any(p[0] != "list" and p[-1].startswith("vertex_ind") for p in properties):
+            faces: list[list[int]] = next((rows[k] for k in CORNERS if k in rows), [])
+            if any(p[0] != "list" and p[-1] in CORNERS for p in properties):
                 raise BadImage("its faces have one number where a list of vertices is expected")
             triangles = [(f[0], f[i], f[i + 1]) for f in faces for i in range(1, len(f) - 1)]
     if points is None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_runs import config_file, tiny
+from tiny_runs import config_file, free_port, tiny
 
 from mae_jax.commands.main import main
 from mae_jax.core import tree
@@ -195,9 +194,7 @@ sys.exit(main(["doctor", "--coordinator=localhost:{port}", "--processes=2", "--p
 
 
 def test_two_processes_with_clocks_apart(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     flags = "--xla_force_host_platform_device_count=2"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     processes = [

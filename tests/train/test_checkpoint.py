@@ -5,7 +5,6 @@ changed model.
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tiny_runs import free_port
 
 from mae_jax.core.errors import UserError
 from mae_jax.core.hashing import array_hash
@@ -284,9 +284,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
 def test_two_processes_agree_that_a_shard_of_one_is_damaged(tmp_path):
     script = tmp_path / "one_of_two.py"
     script.write_text(ONE_OF_TWO)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[2]),

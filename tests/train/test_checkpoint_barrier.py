@@ -1,6 +1,5 @@
 """The wait for others' parts of a checkpoint, with jax's real key-value store and a thread for each process."""
 
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 from jax._src.lib import _jax
+from tiny_runs import free_port
 
 from mae_jax.train import checkpoint_barrier
 from mae_jax.train.checkpoint_barrier import Barrier
@@ -19,9 +19,7 @@ here = threading.local()  # the number of the process that a thread plays
 @pytest.fixture
 def processes(monkeypatch):
     """run(work) -> [work(number) of every process], each with a client of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     service = _jax.get_distributed_runtime_service(address, COUNT)
     clients = [_jax.get_distributed_runtime_client(address, i, use_compression=False) for i in range(COUNT)]
     monkeypatch.setattr(checkpoint_barrier, "store", lambda: clients[here.number])

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_runs import free_port
 
 from mae_jax.core.exits import BAD_INPUT, INTERRUPTED, RESTART
 
@@ -49,9 +49,7 @@ WORKER = """
 
 class Pair:
     def __init__(self, folder: Path, fault: str = ""):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
