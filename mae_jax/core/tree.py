@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mae_jax.core.errors import UserError
+
+LAYERS = "*"  # in a path: all layers of a stack, as one array
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -66,3 +69,48 @@ def match(rules: Sequence[tuple[str, Any]], paths: Iterable[str], what: str = "r
 def size(tree: Any) -> int:
     """Number of scalars in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def stacks(tree: Any, path: str = "") -> dict[str, int]:
+    """{path: layers} of the nodes "blocks" or "*_blocks" whose children "0", "1", ... are alike ("encoder/blocks": 24).
+
+    The stages of a convnet are left out: their blocks never run as a loop.
+    """
+    if not isinstance(tree, Mapping):
+        return {}
+    name = path.rpartition("/")[2]
+    layers = [tree[str(i)] for i in range(len(tree)) if str(i) in tree]
+    alike = lambda layer: {below: (leaf.shape, leaf.dtype) for below, leaf in flatten(layer).items()}
+    if re.fullmatch(r"(?!stage\d)(\w+_)?blocks", name) and len(layers) == len(tree) > 1:
+        return {path: len(layers)} if all(alike(layer) == alike(layers[0]) for layer in layers) else {}
+    return {k: n for key, node in tree.items() for k, n in stacks(node, _below(path, key)).items()}
+
+
+def stack_layers(
+    tree: Any, stacks: Mapping[str, int], join: Callable[[Sequence[Any]], Any] = jnp.stack, path: str = ""
+) -> Any:
+    """`tree` with the layers of each of its `stacks` as one: "encoder/blocks/0/norm1/scale", ... "/23/norm1/scale" of
+    shape (1024,) become "encoder/blocks/*/norm1/scale" of shape (24, 1024).
+
+    Args:
+      join: what makes one leaf of the layers' leaves.
+    """
+    if path in stacks:
+        return {LAYERS: jax.tree.map(lambda *leaves: join(leaves), *(tree[str(i)] for i in range(stacks[path])))}
+    if isinstance(tree, Mapping):
+        return {key: stack_layers(node, stacks, join, _below(path, key)) for key, node in tree.items()}
+    return tree
+
+
+def unstack_layers(tree: Any, stacks: Mapping[str, int], path: str = "") -> Any:
+    """The inverse of `stack_layers`."""
+    if path in stacks:
+        layer = lambda i: jax.tree.map(lambda leaf: leaf[i], tree[LAYERS])
+        return {str(i): layer(i) for i in range(stacks[path])}
+    if isinstance(tree, Mapping):
+        return {key: unstack_layers(node, stacks, _below(path, key)) for key, node in tree.items()}
+    return tree
+
+
+def _below(path: str, key: str) -> str:
+    return f"{path}/{key}" if path else key

@@ -5,10 +5,11 @@ the gradient crosses the network once per step, whatever the number of microbatc
 program, sums every microbatch's gradient over the devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mae_jax.core import gather, tree
@@ -26,7 +27,7 @@ def independent(method: Method, stats: Any) -> bool:
 
 def accumulate_apart(
     loss: Callable, params: Any, held: Any, batch: Any, microbatches: int, *, mesh: Mesh, dtype: Any,
-    by_step: bool | None = None, wire: str = "float32",
+    by_step: bool | None = None, wire: str = "float32", stacks: Mapping[str, int] = {},
 ) -> Sums:  # fmt: skip
     """What `accumulate` returns, of global arrays, computed by every device on its own rows.
 
@@ -36,6 +37,7 @@ def accumulate_apart(
       by_step: make what fsdp splits whole once per step, for all microbatches, instead of layer by layer in each (and
         once more in the backward pass under remat); None: where there are microbatches.
       wire: the precision in which gradients travel.
+      stacks: whose gradients stay stacked, as for `accumulate`.
     """
     by_step = microbatches > 1 if by_step is None else by_step
     read = {"params": params, "held": held}
@@ -58,10 +60,12 @@ def accumulate_apart(
             return loss(whole["params"], stats, whole["held"], part, rows)
 
     def total(path: str, g: jax.Array) -> jax.Array:
-        path = f"params/{path}"
-        if path in split and by_step:
-            g = gather.scatter(g, split[path])
-        axes = "data" if path in split else BATCH
+        own = f"params/{path.replace(tree.LAYERS, '0')}"  # layers lie alike
+        if own in split and by_step:
+            scatter = lambda g: gather.scatter(g, split[own])
+            # One layer after the other: a stack at once would be copied whole.
+            g = jnp.stack([scatter(layer) for layer in g]) if tree.LAYERS in path else scatter(g)
+        axes = "data" if own in split else BATCH
         return jax.lax.psum(g.astype(wire), axes).astype("float32")
 
     def local(read, batch, rows):
@@ -69,18 +73,19 @@ def accumulate_apart(
             if by_step:
                 read = tree.map_with_path(ready, read)
             own = loss if by_step else of_parts
-            g, _, metrics, w = accumulate(own, read["params"], {}, read["held"], batch, microbatches, rows)
+            g, _, metrics, w = accumulate(own, read["params"], {}, read["held"], batch, microbatches, rows, stacks)
             return tree.map_with_path(total, g), jax.lax.psum((metrics, w), BATCH)
 
     seen = lambda spec: PartitionSpec(*("fsdp" if name == "fsdp" else None for name in spec))
     specs = tree.map_with_path(lambda path, _: seen(lies[path]), read)
+    layered = tree.stack_layers(specs["params"], stacks, lambda layers: PartitionSpec(None, *layers[0]))
     rows = PartitionSpec(BATCH)
     run = jax.shard_map(
-        local, mesh=mesh, in_specs=(specs, rows, rows), out_specs=(specs["params"], PartitionSpec()),
+        local, mesh=mesh, in_specs=(specs, rows, rows), out_specs=(layered, PartitionSpec()),
         axis_names=set(AXES if mesh.shape["tensor"] == 1 else BATCH), check_vma=False,
     )  # fmt: skip
     n = len(jax.tree.leaves(batch)[0])
-    g, (metrics, w) = run(read, batch, jax.numpy.arange(n))
+    g, (metrics, w) = run(read, batch, jnp.arange(n))
     return Sums(g, {}, metrics, w)
 
 
@@ -103,7 +108,7 @@ def layers_of(loss: Callable, read: Any, batch: Any) -> set[str]:
 
     def look(read, batch):
         with gather.asked_for(tree.flatten(read), found):
-            return loss(read["params"], {}, read["held"], batch, jax.numpy.arange(len(jax.tree.leaves(batch)[0])))
+            return loss(read["params"], {}, read["held"], batch, jnp.arange(len(jax.tree.leaves(batch)[0])))
 
     jax.eval_shape(look, read, jax.tree.map(lambda x: x[:1], batch))
     return found

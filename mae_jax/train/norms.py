@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
@@ -17,6 +16,6 @@ def parts(params: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
-def part_norms(prefix: str, params: Any, factor: Array | float = 1.0) -> dict[str, Array]:
-    """{"prefix/part": factor * the Euclidean norm of the part's arrays, float32}."""
-    return {f"{prefix}/{part}": jnp.abs(factor) * optax.tree.norm(leaves) for part, leaves in parts(params).items()}
+def part_norms(prefix: str, params: Any) -> dict[str, Array]:
+    """{"prefix/part": the Euclidean norm of the part's arrays, float32}."""
+    return {f"{prefix}/{part}": optax.tree.norm(leaves) for part, leaves in parts(params).items()}

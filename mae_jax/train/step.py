@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from mae_jax.core import tree
 from mae_jax.core.keys import Context
 from mae_jax.core.mesh import batch_shards
 from mae_jax.core.types import Batch, Params
@@ -77,43 +78,46 @@ def make_step(
             return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
 
         held = {"step": state["step"], "ema": state["ema"]["teacher"], "frozen": frozen}
+        # The gradient of layers that run as a loop comes stacked, and is summed and measured so: a program per kind of
+        # parameter and not per layer, and no copies.
+        stacks = tree.stacks(state["params"]) if method.compute.scan else {}
         if mesh is not None and spread and independent(method, state["stats"]) and given is None:
             sums = accumulate_apart(
                 loss, state["params"], held, batch, microbatches,
-                mesh=mesh, dtype=method.compute.dtype, by_step=by_step, wire=wire,
+                mesh=mesh, dtype=method.compute.dtype, by_step=by_step, wire=wire, stacks=stacks,
             )  # fmt: skip
         else:
             read = {"params": state["params"], "held": held}
             if mesh is not None:
                 read = without_fsdp(read, mesh)
-            sums = accumulate(loss, read["params"], state["stats"], read["held"], batch, microbatches)
+            sums = accumulate(loss, read["params"], state["stats"], read["held"], batch, microbatches, stacks=stacks)
         grads, stats, metrics = sums.means()
-        lr = rate(state["step"])
-        direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"], rate=lr)
-        params = jax.tree.map(lambda p, d: p - lr * d, state["params"], direction)
+        metrics |= {"grad_norm": optax.tree.norm(grads), "lr": rate(state["step"])}
+        if norms:
+            metrics |= part_norms("grad_norm", grads)
+        grads = tree.unstack_layers(grads, stacks)
+        ok = acceptable(metrics, limit)
+        direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"], rate=metrics["lr"])
+        update = jax.tree.map(lambda d: jnp.where(ok, metrics["lr"] * d, 0), direction)
+        params = jax.tree.map(jnp.subtract, state["params"], update)
         ema = {"teacher": method.evolve(state["ema"]["teacher"], params, stats, context(None).fork("evolve"))}
         if average:
             ema["average"] = jax.tree.map(
                 lambda old, new: average * old + (1 - average) * new, state["ema"]["average"], params
             )
-        metrics |= {"grad_norm": optax.tree.norm(grads), "lr": lr}
         if norms:
-            metrics |= part_norms("grad_norm", grads) | part_norms("update_norm", direction, lr)
-        new = {"params": params, "stats": stats, "ema": ema, "opt": opt}
-        return guard(state, new, metrics, limit)
+            metrics |= part_norms("update_norm", update)
+        kept = lambda name, new: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, state[name])
+        skipped = state["guard"]["skipped"] + jnp.where(ok, 0, 1)
+        new = {"params": params, "stats": kept("stats", stats), "ema": kept("ema", ema), "opt": kept("opt", opt)}
+        return new | {"step": state["step"] + 1, "guard": {"skipped": skipped}}, metrics | {"skipped": skipped}
 
     return step
 
 
-def guard(
-    state: State, new: State, metrics: dict[str, Array], limit: Array | None = None
-) -> tuple[State, dict[str, Array]]:
-    """Take the whole new state if loss and gradient are finite and the loss is at most `limit`, else keep the whole old
-    one; count and go on.
+def acceptable(metrics: dict[str, Array], limit: Array | None = None) -> Array:
+    """Whether a step counts: loss and gradient are finite and the loss is at most `limit`. Else the whole state stays
+    as it was (an update of 0), is counted as skipped, and training goes on.
     """
     ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    if limit is not None:
-        ok &= metrics["loss"] <= limit
-    kept = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, {name: state[name] for name in new})
-    skipped = state["guard"]["skipped"] + jnp.where(ok, 0, 1)
-    return kept | {"step": state["step"] + 1, "guard": {"skipped": skipped}}, metrics | {"skipped": skipped}
+    return ok if limit is None else ok & (metrics["loss"] <= limit)

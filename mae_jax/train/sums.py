@@ -1,17 +1,18 @@
 """The gradient of a batch in parts, one after the other: sums that are divided once at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from mae_jax.core import tree
 from mae_jax.core.types import Params
 
 
 class Sums(NamedTuple):
-    """sum(w g) in float32, the statistics after the last part, sum(w metric), sum(w)."""
+    """sum(w g) in float32 with stacked layers, the statistics after the last part, sum(w metric), sum(w)."""
 
     grads: Any
     stats: Any
@@ -26,14 +27,16 @@ class Sums(NamedTuple):
 
 
 def accumulate(
-    loss: Callable, params: Params, stats: Any, held: Any, batch: Any, microbatches: int, rows: Array | None = None
-) -> Sums:
+    loss: Callable, params: Params, stats: Any, held: Any, batch: Any, microbatches: int, rows: Array | None = None,
+    stacks: Mapping[str, int] = {},
+) -> Sums:  # fmt: skip
     """The sums over `microbatches` parts of a batch.
 
     Args:
       loss: (params, stats, held, part, rows) -> (w loss, (statistics, metrics, w)).
       held: what the loss reads besides and never differentiates.
       rows: the row in the global batch of each sample; None: they are the whole batch.
+      stacks: whose gradients stay stacked (core/tree.py: stack_layers), as the loop over their layers leaves them.
     """
     grad = jax.grad(loss, has_aux=True)
     rows = jnp.arange(len(jax.tree.leaves(batch)[0])) if rows is None else rows
@@ -41,7 +44,7 @@ def accumulate(
     def add(carry, part):
         stats, total = carry
         g, (stats, metrics, w) = grad(params, stats, held, *part)
-        g = jax.tree.map(lambda x: x.astype(jnp.float32), g)
+        g = jax.tree.map(lambda x: x.astype(jnp.float32), tree.stack_layers(g, stacks))
         new = (g, jax.tree.map(lambda m: w * m, metrics), w)
         return (stats, new if total is None else jax.tree.map(jnp.add, total, new)), None
 

@@ -1,5 +1,6 @@
 """Paths, rules and their coverage."""
 
+import numpy as np
 import pytest
 
 from mae_jax.core import tree
@@ -38,3 +39,32 @@ def test_nearest(name, answer):
 def test_not_all_of_many_names_are_listed():
     said = nearest("zzz", [f"key{k:03}" for k in range(100)])
     assert said.startswith("Known: key000, key001, ") and said.endswith(", key039 and 60 more.")
+
+
+def layer(i, width=3):
+    return {"norm1": {"scale": np.full(width, i, np.float32)}}
+
+
+def test_stacked_layers_keep_their_order_and_come_back():
+    """Twelve, because "10" sorts before "2"."""
+    params = {"encoder": {"blocks": {str(i): layer(i) for i in range(12)}, "norm": {"scale": np.ones(3)}}}
+    stacks = tree.stacks(params)
+    assert stacks == {"encoder/blocks": 12}
+    stacked = tree.stack_layers(params, stacks)
+    found = tree.flatten(stacked)
+    assert list(found) == ["encoder/blocks/*/norm1/scale", "encoder/norm/scale"]
+    np.testing.assert_array_equal(found["encoder/blocks/*/norm1/scale"][:, 0], np.arange(12))
+    back = tree.flatten(tree.unstack_layers(stacked, stacks))
+    assert set(back) == set(tree.flatten(params))
+    for path, leaf in tree.flatten(params).items():
+        np.testing.assert_array_equal(back[path], leaf)
+    assert tree.stack_layers(params, {}) == params
+
+
+def test_only_layers_that_can_run_as_a_loop_are_stacked():
+    unlike = {"0": layer(0), "1": layer(1, width=4)}
+    gap = {"0": layer(0), "2": layer(2)}
+    alike = {"0": layer(0), "1": layer(1)}
+    params = {"blocks": unlike, "a": {"blocks": gap}, "b": {"blocks": {"0": layer(0)}}, "stage0_blocks": alike}
+    assert tree.stacks(params) == {}
+    assert tree.stacks({"cross_blocks": alike, "b": {"blocks": alike}}) == {"cross_blocks": 2, "b/blocks": 2}

@@ -50,7 +50,8 @@ LOOP = ("mesh.scan=True", "mesh.remat=full")
     [
         ("data 8", ("train.microbatches=2",)),
         ("data 2, fsdp 4", ("train.microbatches=2", "mesh.gather=layer", *LOOP)),
-        ("2 x 2 x 2", ("train.microbatches=2",)),
+        ("2 x 2 x 2", ("train.microbatches=2", *LOOP)),
+        pytest.param("2 x 2 x 2", ("train.microbatches=2",), marks=SLOW),
         pytest.param("tensor 8", (), marks=SLOW),
         pytest.param("fsdp 8", (), marks=SLOW),
         pytest.param("data 8", (), marks=SLOW),
