@@ -27,17 +27,17 @@ def independent(method: Method, stats: Any) -> bool:
 
 def accumulate_apart(
     loss: Callable, params: Any, held: Any, batch: Any, microbatches: int, *, mesh: Mesh, dtype: Any,
-    by_step: bool | None = None, wire: str = "float32", stacks: Mapping[str, int] = {},
+    stacks: Mapping[str, int], by_step: bool | None = None, wire: str = "float32",
 ) -> Sums:  # fmt: skip
     """What `accumulate` returns, of global arrays, computed by every device on its own rows.
 
     Args:
       loss: as for `accumulate`.
       dtype: in which a block's matrices are used, and therefore gathered.
+      stacks: whose gradients stay stacked, as for `accumulate`.
       by_step: make what fsdp splits whole once per step, for all microbatches, instead of layer by layer in each (and
         once more in the backward pass under remat); None: where there are microbatches.
       wire: the precision in which gradients travel.
-      stacks: whose gradients stay stacked, as for `accumulate`.
     """
     by_step = microbatches > 1 if by_step is None else by_step
     read = {"params": params, "held": held}

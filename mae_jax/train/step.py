@@ -92,13 +92,14 @@ def make_step(
                 read = without_fsdp(read, mesh)
             sums = accumulate(loss, read["params"], state["stats"], read["held"], batch, microbatches, stacks=stacks)
         grads, stats, metrics = sums.means()
-        metrics |= {"grad_norm": optax.tree.norm(grads), "lr": rate(state["step"])}
+        lr = rate(state["step"])
+        metrics |= {"grad_norm": optax.tree.norm(grads), "lr": lr}
         if norms:
             metrics |= part_norms("grad_norm", grads)
         grads = tree.unstack_layers(grads, stacks)
         ok = acceptable(metrics, limit)
-        direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"], rate=metrics["lr"])
-        update = jax.tree.map(lambda d: jnp.where(ok, metrics["lr"] * d, 0), direction)
+        direction, opt = optimizer.update(grads, state["opt"], state["params"], step=state["step"], rate=lr)
+        update = jax.tree.map(lambda d: jnp.where(ok, lr * d, 0), direction)
         params = jax.tree.map(jnp.subtract, state["params"], update)
         ema = {"teacher": method.evolve(state["ema"]["teacher"], params, stats, context(None).fork("evolve"))}
         if average:
@@ -107,10 +108,11 @@ def make_step(
             )
         if norms:
             metrics |= part_norms("update_norm", update)
-        kept = lambda name, new: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, state[name])
+        rest = {"stats": stats, "ema": ema, "opt": opt}
+        rest = jax.tree.map(lambda new, old: jnp.where(ok, new, old), rest, {name: state[name] for name in rest})
         skipped = state["guard"]["skipped"] + jnp.where(ok, 0, 1)
-        new = {"params": params, "stats": kept("stats", stats), "ema": kept("ema", ema), "opt": kept("opt", opt)}
-        return new | {"step": state["step"] + 1, "guard": {"skipped": skipped}}, metrics | {"skipped": skipped}
+        counts = {"step": state["step"] + 1, "guard": {"skipped": skipped}}
+        return {"params": params} | rest | counts, metrics | {"skipped": skipped}
 
     return step
 
