@@ -48,26 +48,35 @@ class Peer:
             )
         if device == "cuda":
             torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        torch.manual_seed(config.train.seed)
-        sizes = transformers.ViTMAEConfig(**model_sizes(method), attn_implementation="sdpa")
-        model = transformers.ViTMAEForPreTraining(sizes).to(device).train()
         self.name = f"hf {mode}"
-        self._torch, self._device = torch, device
-        self._weights = [p for p in model.parameters() if p.requires_grad]
-        self.parameters = sum(p.numel() for p in self._weights)
-        self._optimizer = adamw(torch, self._weights, config)
-        self._clip = config.optim.clip
+        self._torch, self._device, self._mode, self._config = torch, device, mode, config
+        self._sizes = transformers.ViTMAEConfig(**model_sizes(method), attn_implementation="sdpa")
         pixels = torch.tensor(images).permute(0, 3, 1, 2).contiguous().to(device)
         self._parts = pixels.chunk(config.train.microbatches)
         # Eager autocast keeps a weight's bfloat16 copy for the length of the context, so that each is cast once.
         self._bfloat16 = config.train.precision == "bfloat16"
-        self._loss = self._forward(torch.compile(model) if mode == "compile" else model)
         self._last: Any = None
+        self._begin()
+        self.parameters = sum(p.numel() for p in self._weights)
         self.settings = {
-            "attention": model.config._attn_implementation, "optimizer": "AdamW(fused=True)", "tf32": tf32,
+            "attention": self._sizes._attn_implementation, "optimizer": "AdamW(fused=True)", "tf32": tf32,
             "precision": "autocast bfloat16, float32 weights" if self._bfloat16 else "float32",
             "threads": torch.get_num_threads(), "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         }  # fmt: skip
+
+    def _begin(self) -> None:
+        """Make weights and optimizer."""
+        import transformers
+
+        self._torch.manual_seed(self._config.train.seed)
+        model = transformers.ViTMAEForPreTraining(self._sizes).to(self._device).train()
+        self._weights = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = adamw(self._torch, self._weights, self._config)
+        self._loss: Callable | None = self._forward(self._torch.compile(model) if self._mode == "compile" else model)
+
+    def release(self) -> None:
+        """Give back weights, gradients and optimizer; the next step starts from the first again."""
+        self._weights, self._optimizer, self._loss, self._last = [], None, None, None
 
     def _forward(self, model: Any) -> Callable:
         def loss(pixels: Any) -> Any:
@@ -78,12 +87,14 @@ class Peer:
 
     def advance(self) -> None:
         """Start one step: gradient over the microbatches, clipping where the config clips, AdamW."""
+        if self._loss is None:
+            self._begin()
         self._optimizer.zero_grad(set_to_none=True)
         for part in self._parts:
             self._last = self._loss(part)
             (self._last / len(self._parts)).backward()
-        if self._clip:
-            self._torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
+        if self._config.optim.clip:
+            self._torch.nn.utils.clip_grad_norm_(self._weights, self._config.optim.clip)
         self._optimizer.step()
 
     def wait(self) -> float:

@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a config of method 'mae'")
     parser.add_argument("--rounds", type=int, default=10, help="runs of each product (default 10)")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.set_defaults(steps=1, warmup=1)  # `answer` checks them; a round here is one product
+    parser.set_defaults(steps=1, warmup=1, settle=0)  # `answer` checks them; a round here is one product
     return answer("products.py", parser, argv, benchmark, table)
 
 

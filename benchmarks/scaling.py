@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train_step import QUIET, SWITCHES, Ours, answer, hardware, measure, synthetic, versions
+from train_step import QUIET, SWITCHES, Ours, add_turns, answer, hardware, measure, synthetic, turns, versions
 
 from mae_jax.commands.options import OVERRIDES_HELP
 from mae_jax.core.errors import UserError
@@ -60,7 +60,7 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "kind": "real devices" if args.real else "simulated devices of one CPU",
         "batch_per_device": batch, "split": "fsdp" if args.fsdp else "data", "rows": rows,
-        "settings": {"rounds": args.rounds, "steps": args.steps, "warmup": args.warmup},
+        "settings": turns(args),
         "hardware": hardware(devices[: counts[-1]]), "versions": versions(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SWITCHES)},
         "config": config.to_dict(),
@@ -75,7 +75,7 @@ def simulated(config: Config, counts: list[int], batch: int, devices: list, args
         whole = runner(config, 1, count * batch, devices, False)
         if count == 1:
             whole.name += " again"  # the noise of this measurement
-        results = measure([divided, whole], rounds=args.rounds, steps=args.steps, warmup=args.warmup)
+        results = measure([divided, whole], **turns(args))
         ours, one = results[divided.name], results[whole.name]
         rows.append(row(count, batch, ours, args.steps) | overhead(ours["rounds_s"], one["rounds_s"], args.steps))
         rows[-1]["one_device_ms"] = statistics.median(one["rounds_s"]) / args.steps * 1e3
@@ -99,7 +99,7 @@ def overhead(divided: list[float], whole: list[float], steps: int) -> dict[str, 
 def real(config: Config, counts: list[int], batch: int, devices: list, args: argparse.Namespace) -> list[dict]:
     """All counts in turn; the efficiency of N is the time of the fewest over that of N, by rounds."""
     runners = [runner(config, count, count * batch, devices, args.fsdp) for count in counts]
-    results = measure(runners, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
+    results = measure(runners, **turns(args))
     base, rows = results[runners[0].name]["rounds_s"], []
     for count, each in zip(counts, runners, strict=True):
         took = results[each.name]
@@ -154,9 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--devices", type=counts, default=[1, 2, 4, 8], metavar="N,...", help="default 1,2,4,8")
     parser.add_argument("--fsdp", action="store_true", help="split parameters as well (mesh.fsdp=N, not mesh.data=N)")
     parser.add_argument("--real", action="store_true", help="GPUs or TPUs, and not devices simulated on the CPU")
-    parser.add_argument("--rounds", type=int, default=5, help="timed stretches of each (default 5)")
-    parser.add_argument("--steps", type=int, default=10, help="steps in a round (default 10)")
-    parser.add_argument("--warmup", type=int, default=2, help="untimed steps after the first (default 2)")
+    add_turns(parser, rounds=5, steps=10)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, with versions")
     return answer("scaling.py", parser, argv, benchmark, table)
 

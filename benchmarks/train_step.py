@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from mae_jax.commands.options import OVERRIDES_HELP, from_file, split_overrides
+from mae_jax.core import huge_pages
 from mae_jax.core.errors import UserError
 from mae_jax.core.exits import BAD_INPUT, DONE
 from mae_jax.schema import Config
@@ -53,18 +54,25 @@ class Ours:
         from mae_jax.core import tree
 
         self.run, self._jax, self.name = run, jax, name
-        self._state, self._metrics = run.init(), {}
+        self._state: Any = run.init()
+        self._metrics: dict[str, Any] = {}
         self._batch = run.put({"image": images})
         self._plan = run.method.plan(0)
         self.parameters = tree.size(self._state["params"])
         self.settings = {"default_matmul_precision": jax.config.jax_default_matmul_precision}
 
     def advance(self) -> None:
-        self._state, self._metrics = self.run.step(self._state, {}, self._batch, self._plan)
+        state = self.run.init() if self._state is None else self._state
+        self._state = None  # the step is given the state, and nothing else holds it
+        self._state, self._metrics = self.run.step(state, {}, self._batch, self._plan)
 
     def wait(self) -> float:
         self._jax.block_until_ready((self._state, self._metrics))
         return float(self._metrics["loss"])
+
+    def release(self) -> None:
+        """Give back the state; the next step starts from the first again."""
+        self._state = None
 
     def memory_gb(self) -> float | None:
         """Most memory that arrays have taken on the first device, in 1e9 bytes, where the backend counts it."""
@@ -72,31 +80,56 @@ class Ours:
         return stats["peak_bytes_in_use"] / 1e9 if stats else None
 
 
-def measure(runners: Sequence[Any], *, rounds: int, steps: int, warmup: int) -> dict[str, dict[str, Any]]:
+def measure(
+    runners: Sequence[Any], *, rounds: int, steps: int, warmup: int, settle: int = 1, release: bool = False
+) -> dict[str, dict[str, Any]]:
     """{name: {"compile_s": first step's seconds, "rounds_s": seconds of each round, "loss": at the end, ...}}.
 
-    The runners take turns within each round. "others" is the share of all cores that other processes, or other guests
-    of the same host, took in each round (0 but on Linux); "rounds_cpu_s" is what we took.
+    The runners take turns within each round, each after `settle` steps that are not timed: the first pays for memory
+    that the last one had. With `release` only the one whose turn it is holds its state. "others" is the share of all
+    cores that other processes, or other guests of the same host, took in each round (0 but on Linux); "rounds_cpu_s" is
+    what we took.
     """
     results: dict[str, dict[str, Any]] = {}
+    settle = settle if len(runners) > 1 else 0
     for runner in runners:
         first = stretch(runner, 1)
         stretch(runner, warmup)
+        if release:
+            runner.release()
         results[runner.name] = {"compile_s": round(first, 2), "rounds_s": [], "rounds_cpu_s": [], "others": []}
         print(f"{runner.name}: first step, compilation and all, {first:.1f} s", flush=True)
     for number in range(rounds):
         for runner in runners:
+            if settle:
+                stretch(runner, settle)
             cpu, machine = time.process_time(), busy()
             took = stretch(runner, steps)
             cpu, machine = time.process_time() - cpu, busy() - machine
             others = max(0.0, machine - cpu) / took / (os.cpu_count() or 1)
             for key, value in (("rounds_s", took), ("rounds_cpu_s", cpu), ("others", others)):
                 results[runner.name][key].append(value)
+            results[runner.name]["loss"] = runner.wait()
+            if release:
+                runner.release()
             print(f"round {number + 1}: {runner.name}: {took / steps * 1e3:.1f} ms per step", flush=True)
     for runner in runners:
-        results[runner.name] |= {"loss": runner.wait(), "parameters": runner.parameters,
+        results[runner.name] |= {"parameters": runner.parameters,
                                  "peak_memory_gb": runner.memory_gb(), "settings": runner.settings}  # fmt: skip
     return results
+
+
+def add_turns(parser: argparse.ArgumentParser, *, rounds: int, steps: int) -> None:
+    """The options of the rounds, with these defaults."""
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"timed stretches per runner (default {rounds})")
+    parser.add_argument("--steps", type=int, default=steps, help=f"steps in a round (default {steps})")
+    parser.add_argument("--warmup", type=int, default=2, help="untimed steps after the first (default 2)")
+    parser.add_argument("--settle", type=int, default=1, help="untimed steps at each change of turn (default 1)")
+
+
+def turns(args: argparse.Namespace) -> dict[str, int]:
+    """What the command line says of the rounds."""
+    return {name: getattr(args, name) for name in ("rounds", "steps", "warmup", "settle")}
 
 
 def stretch(runner: Any, steps: int) -> float:
@@ -154,15 +187,14 @@ def benchmark(config: Config, args: argparse.Namespace) -> dict[str, Any]:
         runners.append(Ours(build(other, devices), images, text))
     if args.peer:
         runners += peer_hf.peers(run, images, args.peer_mode)
-    results = measure(runners, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
+    results = measure(runners, **turns(args), release=args.release)
     for result in results.values():
         result |= rates(result["rounds_s"], args.steps * config.train.batch, args.steps, flops, devices)
     ratios = peer_hf.ratios(results, "mae_jax") if len(results) > 1 else {}
     return {
         "results": results, "ratios": ratios,
         "gflop_per_image": None if flops is None else flops / 1e9,
-        "settings": {"rounds": args.rounds, "steps": args.steps, "warmup": args.warmup},
-        "hardware": hardware(devices), "versions": versions(),
+        "settings": turns(args), "hardware": hardware(devices), "versions": versions(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SWITCHES)},
         "config": config.to_dict(),
     }  # fmt: skip
@@ -243,8 +275,8 @@ def answer(
     try:
         rest, overrides = split_overrides(argv)
         args = parser.parse_args(rest)
-        if min(args.rounds, args.steps, args.warmup) < 1:
-            raise UserError("--rounds, --steps and --warmup count from 1.")
+        if min(args.rounds, args.steps, args.warmup) < 1 or args.settle < 0:
+            raise UserError("--rounds, --steps and --warmup count from 1, --settle from 0.")
         args.overrides = overrides
         report = measure(from_file(args.config, overrides), args)
     except UserError as error:
@@ -260,9 +292,8 @@ def main(argv: list[str] | None = None) -> int:
     argv, raw = sys.argv[1:] if argv is None else argv, argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a config file of mae_jax train")
-    parser.add_argument("--rounds", type=int, default=5, help="timed stretches per runner (default 5)")
-    parser.add_argument("--steps", type=int, default=20, help="steps in a round (default 20)")
-    parser.add_argument("--warmup", type=int, default=2, help="untimed steps after the first (default 2)")
+    add_turns(parser, rounds=5, steps=20)
+    parser.add_argument("--release", action="store_true", help="a state is held only in its turn: both do not fit")
     parser.add_argument("--variant", action="append", default=[], metavar="KEYS", help="ours again, so changed")
     parser.add_argument("--xla", default="", metavar="FLAGS", help="added to XLA_FLAGS before jax starts")
     parser.add_argument("--peer", choices=("hf",), help="run Hugging Face's ViTMAE in turn; one device")
@@ -272,4 +303,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    huge_pages.start_again()  # as `mae_jax train` does
     sys.exit(main())

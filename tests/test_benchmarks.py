@@ -55,7 +55,7 @@ def test_rates_follow_from_the_seconds(report):
 def test_report_says_how_to_repeat_it(report):
     assert report["argv"][:2] == ["benchmarks/train_step.py", "--config"]
     assert report["config"]["method"]["dim"] == 16
-    assert report["settings"] == {"rounds": 2, "steps": 1, "warmup": 1}
+    assert report["settings"] == {"rounds": 2, "steps": 1, "warmup": 1, "settle": 1}
     assert {"python", "jax", "jaxlib", "flax", "numpy"} <= set(report["versions"])
     assert report["hardware"]["platform"] == "cpu" and report["hardware"]["devices"] == 1
     assert report["hardware"]["cores"] >= 1 and report["hardware"]["cpu"]
@@ -101,12 +101,48 @@ def needs_peer() -> None:
         pytest.skip("needs torch and transformers: pip install 'mae_jax[compare]'")
 
 
+def turns_of_two(monkeypatch, **options):
+    """measure() with two contestants that only write down what is asked of them -> (results, what was asked)."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import train_step
+
+    asked = []
+
+    class Contestant:
+        parameters, settings = 1, {}
+
+        def __init__(self, name):
+            self.name = name
+
+        advance = lambda self: asked.append(f"{self.name} step")
+        release = lambda self: asked.append(f"{self.name} released")
+        wait, memory_gb = lambda self: float(len(asked)), lambda self: None
+
+    return train_step.measure([Contestant("a"), Contestant("b")], rounds=2, steps=2, warmup=1, **options), asked
+
+
+def test_a_turn_begins_with_a_step_that_is_not_timed(monkeypatch):
+    results, asked = turns_of_two(monkeypatch)
+    begin, turn = ["step"] * 2, ["step"] * 3
+    order = [("a", begin), ("b", begin), ("a", turn), ("b", turn), ("a", turn), ("b", turn)]
+    assert asked == [f"{name} {did}" for name, what in order for did in what]
+    assert [len(results[name]["rounds_s"]) for name in "ab"] == [2, 2]
+
+
+def test_only_one_holds_its_state(monkeypatch):
+    results, asked = turns_of_two(monkeypatch, settle=0, release=True)
+    turn = ["step", "step", "released"]
+    assert asked == [f"{name} {did}" for _ in range(3) for name in "ab" for did in turn]
+    assert results["a"]["loss"] < results["b"]["loss"]  # read before the state is given back
+
+
 @pytest.mark.slow
-def test_peer_is_of_the_same_size_and_takes_turns(tmp_path):
+@pytest.mark.parametrize("more", [[], ["--release"]])
+def test_peer_is_of_the_same_size_and_takes_turns(tmp_path, more):
     needs_peer()
     out = tmp_path / "out.json"
     done = start("--config", str(CONFIG), *TINY, "--config.train.microbatches=2", "--rounds=2", "--steps=1",
-                 "--peer=hf", "--peer-mode=eager", "--json", str(out))  # fmt: skip
+                 "--peer=hf", "--peer-mode=eager", "--json", str(out), *more)  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     ours, peer = report["results"]["mae_jax"], report["results"]["hf eager"]

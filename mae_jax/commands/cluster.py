@@ -1,12 +1,12 @@
 """Whether this process is one of several that a scheduler or a cloud has started: asked before jax is imported."""
 
-import glob
 import os
 import re
 import urllib.error
 import urllib.request
 
-TPU_DEVICES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")  # what the TPU's drivers make on a host
+from mae_jax.core import drivers
+
 PATIENCE = 5.0  # seconds for the metadata server, which is on the host itself
 
 
@@ -25,7 +25,7 @@ def several_processes() -> bool:
     if names:
         return "," in names
     # A TPU VM says nothing in the environment: its metadata server knows.
-    if environment.get("TPU_SKIP_MDS_QUERY") or not any(glob.glob(pattern) for pattern in TPU_DEVICES):
+    if environment.get("TPU_SKIP_MDS_QUERY") or "tpu" not in drivers.present():
         return False
     slices = re.search(r"^MEGASCALE_NUM_SLICES:\s*'?(\d+)", metadata("tpu-env"), re.MULTILINE)
     return "," in metadata("worker-network-endpoints") or (slices is not None and int(slices[1]) > 1)

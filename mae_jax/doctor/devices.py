@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mae_jax.core import drivers
 from mae_jax.doctor.lines import Line, size
 
 SIDE = 256  # of the matrices
 CLOSE = {"float32": 1e-4, "bfloat16": 3e-2}  # largest error over the largest entry
 WAIT = 60.0  # seconds in which a collective must return
-NODES = {"gpu": ("/dev/nvidia0", "/dev/kfd"), "tpu": ("/dev/accel0", "/dev/vfio/0")}  # what a driver leaves
 EXTRA = {"gpu": "pip install 'mae_jax[cuda]'", "tpu": "pip install 'mae_jax[tpu]'"}
 
 
@@ -27,8 +26,8 @@ def seen() -> list[Line]:
     said = f"{len(devices)} x {', '.join(kinds)} ({devices[0].platform})"
     said += f", {len(here)} of them here" if len(here) < len(devices) else ""
     said += _memory(here[0])
-    for family, nodes in NODES.items():
-        if devices[0].platform == "cpu" and any(Path(node).exists() for node in nodes):
+    for family in drivers.present():
+        if devices[0].platform == "cpu":
             forced = os.environ.get("JAX_PLATFORMS", "")
             mend = f"unset JAX_PLATFORMS ({forced})" if forced == "cpu" else EXTRA[family]
             return [Line("warn" if forced == "cpu" else "bad", "devices", f"{said}, though a {family} is there", mend)]

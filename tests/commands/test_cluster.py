@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from mae_jax.commands import cluster
+from mae_jax.core import drivers
 
 NAMES = ("SLURM_NTASKS", "SLURM_PROCID", "MEGASCALE_NUM_SLICES", "TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES",
          "TPU_SKIP_MDS_QUERY", "GCE_METADATA_IP")  # fmt: skip
@@ -23,7 +24,7 @@ def machine(monkeypatch, tmp_path):
             monkeypatch.setenv(name, value)
         if tpu:
             (tmp_path / "accel0").touch()
-        monkeypatch.setattr(cluster, "TPU_DEVICES", (str(tmp_path / "accel*"),))
+        monkeypatch.setitem(drivers.NODES, "tpu", (str(tmp_path / "accel*"),))
 
         class Metadata(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
