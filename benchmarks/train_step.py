@@ -19,6 +19,8 @@ others took is measured too.
 """
 
 import argparse
+import ctypes
+import gc
 import importlib.metadata
 import json
 import os
@@ -96,7 +98,7 @@ def measure(
         first = stretch(runner, 1)
         stretch(runner, warmup)
         if release:
-            runner.release()
+            give_back(runner)
         results[runner.name] = {"compile_s": round(first, 2), "rounds_s": [], "rounds_cpu_s": [], "others": []}
         print(f"{runner.name}: first step, compilation and all, {first:.1f} s", flush=True)
     for number in range(rounds):
@@ -111,12 +113,20 @@ def measure(
                 results[runner.name][key].append(value)
             results[runner.name]["loss"] = runner.wait()
             if release:
-                runner.release()
+                give_back(runner)
             print(f"round {number + 1}: {runner.name}: {took / steps * 1e3:.1f} ms per step", flush=True)
     for runner in runners:
         results[runner.name] |= {"parameters": runner.parameters,
                                  "peak_memory_gb": runner.memory_gb(), "settings": runner.settings}  # fmt: skip
     return results
+
+
+def give_back(runner: Any) -> None:
+    """Let go of a runner's state, and have the C library return to the system what lay in it."""
+    runner.release()
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
 
 
 def add_turns(parser: argparse.ArgumentParser, *, rounds: int, steps: int) -> None:

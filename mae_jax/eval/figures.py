@@ -14,13 +14,18 @@ from mae_jax.eval.pictures import save_png
 
 COLOURS = ("#1f5fa8", "#c8553d", "#3a8f5c", "#8a5fb0", "#b8862b", "#4b4b4b", "#2aa1a8", "#d1608f", "#7a9a2e", "#6b4a2f")
 DPI = 150
+ACROSS = 3  # panels in a row
 
 
 def panels(count: int, height: float = 4.0) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels side by side, each 6 inches wide."""
-    figure = Figure(figsize=(6.0 * count, height), layout="constrained")
+    """A figure of `count` panels, each 6 inches wide and `height` high, at most ACROSS in a row."""
+    rows, columns = -(-count // ACROSS), min(count, ACROSS)
+    figure = Figure(figsize=(6.0 * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
 
 
 def finish(axes: Axes, title: str, xlabel: str = "", number: Callable[[float], str] | None = None) -> None:
