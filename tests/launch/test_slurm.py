@@ -1,7 +1,10 @@
 """launch/slurm.sbatch: what it submits and refuses, what the job starts, and when it is queued again."""
 
+import contextlib
+import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -108,10 +111,39 @@ def test_no_more_often_than_allowed_and_not_when_cancelled(cluster):
     assert finish(job(cluster, "exit 143")).returncode == exits.INTERRUPTED and not requeued(cluster)
 
 
+def test_a_status_is_not_lost_among_signals(tmp_path):
+    """Where signals come while a child ends, the `wait` of bash 5.2 says -1."""
+    text = SCRIPT.read_text()
+    begin, end_ = text.index("DONE=0"), text.index("# The status of the run")
+    say = ["bash", "-c", text[begin:end_] + 'printf %s "$TASK"']
+    task = subprocess.run(say, capture_output=True, text=True, check=True).stdout
+    child = "trap 'exit 143' TERM; echo ready; for ((k = 0; k < 300; k++)); do sleep 0.02; done"
+    processes = [
+        subprocess.Popen(
+            ["bash", "-c", task, "mae_jax", "bash", "-c", child], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True, env=os.environ | {"MAE_JAX_STATUSES": str(tmp_path), "SLURM_PROCID": str(i)},
+        )
+        for i in range(24)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n"
+    for _ in range(12):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(0.003)
+    for process in processes:
+        process.stdout.close()
+        process.wait(LIMIT)
+    written = [path.read_text() for path in tmp_path.iterdir()]  # none by one that was killed at its very end
+    assert len(written) > 12 and set(written) == {f"{exits.INTERRUPTED}\n"}
+
+
 @pytest.mark.parametrize("sent, again", [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
 def test_the_time_limit(cluster, sent, again):
     """SIGUSR1 to the batch script: the tasks get SIGTERM, save and end with 143; the job is queued again."""
-    task = ("trap 'echo saved >>saved; exit 143' TERM; echo ready >>ready; "
+    # Each gets the signal twice, of its process group and passed on, and saves once, as `mae_jax train` does.
+    task = ("trap 'trap \"\" TERM; echo saved >>saved; exit 143' TERM; echo ready >>ready; "
             "for ((k = 0; k < 300; k++)); do sleep 0.05; done")  # fmt: skip
     process = job(cluster, task)
     try:
