@@ -107,7 +107,8 @@ def make_step(
                 lambda old, new: average * old + (1 - average) * new, state["ema"]["average"], params
             )
         if norms:
-            metrics |= part_norms("update_norm", update)
+            # Of the weights' own movement: with `update` in its place a TPU's compiler writes that out, and reads it twice.
+            metrics |= part_norms("update_norm", jax.tree.map(jnp.subtract, state["params"], params))
         rest = {"stats": stats, "ema": ema, "opt": opt}
         rest = jax.tree.map(lambda new, old: jnp.where(ok, new, old), rest, {name: state[name] for name in rest})
         skipped = state["guard"]["skipped"] + jnp.where(ok, 0, 1)
