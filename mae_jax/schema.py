@@ -224,7 +224,7 @@ class MeshConfig:
     reduce: Literal["float32", "bfloat16"] = "float32"  # in what the gradient travels between devices
     scan: bool = False  # run equal blocks as a loop: compiles faster, needs more memory
     remat: Literal["none", "dots", "full", "offload"] = "none"  # what the backward pass computes again (docs/speed.md)
-    attention: Literal["auto", "einsum", "deferred", "xla", "cudnn", "pallas"] = "auto"  # "auto": by the chip
+    attention: Literal["auto", "einsum", "deferred", "xla", "cudnn", "pallas", "lanes"] = "auto"  # "auto": by the chip
 
 
 @dataclasses.dataclass(frozen=True)

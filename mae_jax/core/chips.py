@@ -8,7 +8,7 @@ a name says PCIe). All are bytes or FLOP per second and jax device: a v3 device 
 import dataclasses
 from typing import Any, Literal
 
-Attention = Literal["auto", "einsum", "deferred", "xla", "cudnn", "pallas"]
+Attention = Literal["auto", "einsum", "deferred", "xla", "cudnn", "pallas", "lanes"]
 
 GIB = 2**30
 GB = 1e9

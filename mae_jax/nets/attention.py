@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from mae_jax.core.mesh import split_heads
 from mae_jax.losses.similarity import unit
 from mae_jax.nets.attention_kinds import FUNCTIONS, kind_now, say_fallback
+from mae_jax.nets.attention_lanes import lanes, unfit
 from mae_jax.nets.heads_dense import HeadsDense
 from mae_jax.nets.layers import Initializer, dense, xavier
 
@@ -110,30 +111,41 @@ class Attention(nn.Module):
             v_bias = self.param("v_bias", nn.initializers.zeros, (inner,))
             qkv_bias = jnp.concatenate([q_bias, jnp.zeros(inner), v_bias]).reshape(1, 1, 3, self.heads, c)
             qkv = qkv + qkv_bias.astype(qkv.dtype)
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
         scale = c**-0.5 if self.scale is None else self.scale
-        if self.cosine:
-            own = self.param("scale", nn.initializers.constant(math.log(10.0)), (self.heads,))
-            factor = jnp.exp(jnp.minimum(own, LOG_100))[None, :, None, None]
-            q, k, scale = (unit(q) * factor).astype(v.dtype), unit(k).astype(v.dtype), 1.0
-        out = self._attend(q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, inner)
+        kind = self._kind(n, c, valid is not None or bias is not None)
+        if kind == "lanes" and not self.cosine:
+            out = lanes(qkv.reshape(b, n, 3 * inner), self.heads, scale)
+        else:
+            q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+            if self.cosine:
+                own = self.param("scale", nn.initializers.constant(math.log(10.0)), (self.heads,))
+                factor = jnp.exp(jnp.minimum(own, LOG_100))[None, :, None, None]
+                q, k, scale = (unit(q) * factor).astype(v.dtype), unit(k).astype(v.dtype), 1.0
+            out = self._attend(kind, q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, inner)
         return dense(d, "proj", self.dtype, kernel_init=self.kernel_init, fp8=self.fp8)(out)
 
-    def _attend(self, q: Array, k: Array, v: Array, scale: float, valid: Array | None, bias: Array | None) -> Array:
-        """By `attention`, but where something is masked, biased, recorded or split by heads: then by "einsum"."""
-        kind = "einsum" if self.is_initializing() else kind_now(self.attention, v.dtype)
-        found = _RECORD.get()
+    def _kind(self, n: int, c: int, masked: bool) -> str:
+        """`attention`, but where something is masked, biased, recorded or split by heads, or unfit: then "einsum"."""
+        kind = "einsum" if self.is_initializing() or _RECORD.get() is not None else kind_now(self.attention, self.dtype)
+        kernel = kind in ("pallas", "lanes")
         reasons = {
-            "attention with a mask or bias": valid is not None or bias is not None,
-            "attention split over mesh.tensor": kind == "pallas" and split_heads(self.heads),
+            "attention with a mask or bias": masked,
+            "attention split over mesh.tensor": kernel and split_heads(self.heads),
+            unfit(n, self.heads, c): kind == "lanes" and unfit(n, self.heads, c) is not None,
         }
-        if kind != "einsum" and found is None and not any(reasons.values()):
+        found = [reason for reason, holds in reasons.items() if holds]
+        if kind != "einsum" and self.attention != "auto":
+            for reason in found:
+                say_fallback(self.attention, str(reason))
+        return "einsum" if found else kind
+
+    def _attend(
+        self, kind: str, q: Array, k: Array, v: Array, scale: float, valid: Array | None, bias: Array | None
+    ) -> Array:
+        if kind != "einsum":
             return FUNCTIONS[kind](q, k, v, scale)
-        if self.attention not in ("auto", "einsum"):
-            for reason in (reason for reason, holds in reasons.items() if holds):
-                say_fallback(self.attention, reason)
         weights = attention_weights(q, k, scale, valid, bias)
-        if found is not None:
+        if (found := _RECORD.get()) is not None:
             found.append(weights)
         return jnp.matmul(weights.astype(v.dtype), v)
 

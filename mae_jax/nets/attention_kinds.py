@@ -8,6 +8,7 @@ All compute softmax(scale q k^T) v for q, k, v [b, h, n, c] with a float32 softm
 * "xla": jax.nn.dot_product_attention.
 * "cudnn": cuDNN's fused kernel by the same function: NVIDIA GPUs, bfloat16.
 * "pallas": jax.experimental.pallas's flash attention for TPUs, on lengths padded to whole tiles of 128.
+* "lanes": our kernel for TPUs and short sequences, on heads that lie side by side (nets/attention_lanes.py).
 """
 
 import functools
@@ -22,8 +23,9 @@ from jaxtyping import Array, Float
 from mae_jax.core.chips import defaults, family_of
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import device_now, each_alone
+from mae_jax.nets.attention_lanes import lanes
 
-KINDS = ("einsum", "deferred", "xla", "cudnn", "pallas")
+KINDS = ("einsum", "deferred", "xla", "cudnn", "pallas", "lanes")
 TILE = 128
 
 Heads = Float[Array, "b h n c"]
@@ -81,11 +83,19 @@ def pallas(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
     return each_alone(run, jnp.stack([q, k, v], axis=1))
 
 
+def _lanes(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
+    """`lanes` of heads that stand apart."""
+    b, h, n, _ = q.shape
+    side_by_side = jnp.stack([q, k, v], axis=1).transpose(0, 3, 1, 2, 4).reshape(b, n, -1)
+    return lanes(side_by_side, h, scale).reshape(b, n, h, -1).swapaxes(1, 2)
+
+
 FUNCTIONS: dict[str, Any] = {
     "deferred": deferred,
     "xla": functools.partial(_library, "xla"),
     "cudnn": functools.partial(_library, "cudnn"),
     "pallas": pallas,
+    "lanes": _lanes,
 }
 
 
@@ -95,7 +105,7 @@ def cannot(kind: str, family: str, dtype: Any) -> str | None:
         return f"cuDNN is NVIDIA's and this is a {family}"
     if kind == "cudnn" and jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return "cuDNN's attention takes bfloat16 (train.precision), not float32"
-    if kind == "pallas" and family != "tpu":
+    if kind in ("pallas", "lanes") and family != "tpu":
         return f"its kernel is written for TPUs and this is a {family}"
     return None
 
