@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from mae_jax.core.mesh import split_heads
 from mae_jax.losses.similarity import unit
 from mae_jax.nets.attention_kinds import FUNCTIONS, kind_now, say_fallback
-from mae_jax.nets.attention_lanes import lanes, unfit
+from mae_jax.nets.attention_lanes import BiasApart, lanes, unfit
 from mae_jax.nets.heads_dense import HeadsDense
 from mae_jax.nets.layers import Initializer, dense, xavier
 
@@ -105,17 +105,20 @@ class Attention(nn.Module):
         b, n, d = x.shape
         c = d // self.heads
         inner = c * self.heads
-        qkv = fused(self, 3, self.heads, c, "qkv", self.qkv_bias is True, self.fp8)(x)
+        scale = c**-0.5 if self.scale is None else self.scale
+        kind = self._kind(n, c, valid is not None or bias is not None)
+        qkv_bias: Array | None = None
         if self.qkv_bias == "qv":
             q_bias = self.param("q_bias", nn.initializers.zeros, (inner,))
             v_bias = self.param("v_bias", nn.initializers.zeros, (inner,))
-            qkv_bias = jnp.concatenate([q_bias, jnp.zeros(inner), v_bias]).reshape(1, 1, 3, self.heads, c)
-            qkv = qkv + qkv_bias.astype(qkv.dtype)
-        scale = c**-0.5 if self.scale is None else self.scale
-        kind = self._kind(n, c, valid is not None or bias is not None)
+            qkv_bias = jnp.concatenate([q_bias, jnp.zeros(inner), v_bias])
         if kind == "lanes" and not self.cosine:
-            out = lanes(qkv.reshape(b, n, 3 * inner), self.heads, scale)
+            product, own = BiasApart(3 * inner, self.dtype, self.qkv_bias is True, self.fp8, name="qkv")(x)
+            out = lanes(product, own if qkv_bias is None else qkv_bias, self.heads, scale)
         else:
+            qkv = fused(self, 3, self.heads, c, "qkv", self.qkv_bias is True, self.fp8)(x)
+            if qkv_bias is not None:
+                qkv = qkv + qkv_bias.reshape(1, 1, 3, self.heads, c).astype(qkv.dtype)
             q, k, v = qkv.transpose(2, 0, 3, 1, 4)
             if self.cosine:
                 own = self.param("scale", nn.initializers.constant(math.log(10.0)), (self.heads,))
@@ -131,12 +134,13 @@ class Attention(nn.Module):
         reasons = {
             "attention with a mask or bias": masked,
             "attention split over mesh.tensor": kernel and split_heads(self.heads),
-            unfit(n, self.heads, c): kind == "lanes" and unfit(n, self.heads, c) is not None,
         }
+        if kind == "lanes" and (reason := unfit(n, self.heads, c, self.dtype)):
+            reasons[reason] = True
         found = [reason for reason, holds in reasons.items() if holds]
         if kind != "einsum" and self.attention != "auto":
             for reason in found:
-                say_fallback(self.attention, str(reason))
+                say_fallback(self.attention, reason)
         return "einsum" if found else kind
 
     def _attend(

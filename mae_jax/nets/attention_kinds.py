@@ -87,7 +87,7 @@ def _lanes(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
     """`lanes` of heads that stand apart."""
     b, h, n, _ = q.shape
     side_by_side = jnp.stack([q, k, v], axis=1).transpose(0, 3, 1, 2, 4).reshape(b, n, -1)
-    return lanes(side_by_side, h, scale).reshape(b, n, h, -1).swapaxes(1, 2)
+    return lanes(side_by_side, None, h, scale).reshape(b, n, h, -1).swapaxes(1, 2)
 
 
 FUNCTIONS: dict[str, Any] = {

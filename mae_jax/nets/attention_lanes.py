@@ -7,91 +7,197 @@ al. 2022, arXiv 2205.14135; without tiles, since a row of a short sequence fits)
 again from q and k.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from mae_jax.core.mesh import each_alone
+from mae_jax.nets import fp8 as float8
 
 LANES = 128
-LONGEST = 640  # tokens: three arrays n x n of float32 stay within 5 MB
+MEMORY = 15e6  # bytes that one sample may take: a kernel has 16 MiB of a v4's or v5e's memory on the chip
 BLOCK_BYTES = 6 * 2**20  # of all blocks that a step of the grid holds, twice (the next is fetched meanwhile)
+TOGETHER = 256  # tokens that a turn of the kernel's loop takes
 
-QKV = Float[Array, "b n 3*h*c"]
-
-
-def unfit(tokens: int, heads: int, width: int) -> str | None:
+def unfit(tokens: int, heads: int, head: int, dtype: Any) -> str | None:
     """Why sequences of this length and heads of this width cannot go through the kernel; None where they can."""
-    if heads * width % LANES:
-        return f"attention of {heads} x {width} numbers, no multiple of {LANES},"
-    return f"attention of {tokens} tokens, more than {LONGEST}," if tokens > LONGEST else None
+    if heads * head % LANES:
+        return f"attention of {heads} x {head} numbers, no multiple of {LANES},"
+    width, item = _block_width(heads * head, head), jnp.dtype(dtype).itemsize
+    # Backward: six blocks, each twice, two of scratch; one sum; weights and two gradients of weights.
+    if tokens * width * (14 * item + 4) + 3 * 4 * tokens**2 > MEMORY:
+        return f"attention of {tokens} tokens, too many for the kernel's {MEMORY / 1e6:.0f} MB,"
+    return None
 
 
-def lanes(qkv: QKV, heads: int, scale: float) -> Float[Array, "b n h*c"]:
-    """softmax(scale q k^T) v for every head, from one projection's output (q, k, v; heads contiguous in each)."""
-    return each_alone(lambda x: _attend(x, heads, scale), qkv)
+def _block_width(inner: int, head: int) -> int:
+    """Of the narrowest block of whole heads and whole lanes."""
+    width = math.lcm(head, LANES)
+    return width if inner % width == 0 else inner
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _attend(qkv: Array, heads: int, scale: float) -> Array:
-    return _call(_forward, qkv, (), heads, scale, outputs=1)[0]
+class BiasApart(nn.Module):
+    """`dense(features)` as its product and its bias (None without `use_bias`), for the kernel to add."""
+
+    features: int
+    dtype: Any = jnp.float32
+    use_bias: bool = True
+    fp8: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> tuple[Float[Array, "b n e"], Float[Array, " e"] | None]:
+        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        dot_general = float8.dot_general if self.fp8 else jax.lax.dot_general
+        return dot_general(x.astype(self.dtype), kernel, (((2,), (0,)), ((), ()))), bias
 
 
-def _attend_backward(heads: int, scale: float, qkv: Array, g: Array) -> tuple[Array]:
-    return (jnp.concatenate(_call(_backward, qkv, (g.astype(qkv.dtype),), heads, scale, outputs=3), axis=-1),)
+def lanes(
+    qkv: Float[Array, "b n threefold"], bias: Float[Array, " threefold"] | None, heads: int, scale: float
+) -> Float[Array, "b n inner"]:
+    """softmax(scale q k^T) v for every head, of one projection's product and bias (q, k, v; heads side by side)."""
+    bias = jnp.zeros(qkv.shape[-1]) if bias is None else bias.astype(jnp.float32)
+    return each_alone(lambda x, bias: _attend(x, bias[None], heads, scale), qkv, bias)
 
 
-_attend.defvjp(lambda qkv, heads, scale: (_attend(qkv, heads, scale), qkv), _attend_backward)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _attend(qkv: Array, bias: Array, heads: int, scale: float) -> Array:
+    return _forward_call(qkv, bias, heads, scale)
 
 
-def _call(
-    kernel: Callable[..., None], qkv: Array, more: tuple[Array, ...], heads: int, scale: float, *, outputs: int
-) -> list[Array]:
-    """`kernel` on blocks of samples and of as many heads as whole lanes hold."""
-    b, n, inner = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    width = inner // heads
-    block = math.lcm(width, LANES)
-    block = block if inner % block == 0 else inner
-    groups = inner // block
-    arrays = 3 + len(more) + outputs
-    most = max(1, BLOCK_BYTES // (2 * arrays * n * block * qkv.dtype.itemsize))
-    rows = max(d for d in range(1, min(b, most, 8) + 1) if b % d == 0)
-    at = lambda part: pl.BlockSpec((rows, n, block), lambda i, j: (i, 0, part * groups + j))
+def _forward_call(qkv: Array, bias: Array, heads: int, scale: float) -> Array:
+    cut = _Cut.of(qkv, heads, arrays=4)
     return pl.pallas_call(
-        functools.partial(kernel, width=width, scale=scale),
-        out_shape=[jax.ShapeDtypeStruct((b, n, inner), qkv.dtype)] * outputs,
-        grid=(b // rows, groups),
-        in_specs=[at(0), at(1), at(2)] + [at(0)] * len(more),
-        out_specs=[at(0)] * outputs,
-        name=f"attention_lanes{kernel.__name__}",
-    )(qkv, qkv, qkv, *more)
+        functools.partial(_forward, cut, scale),
+        out_shape=jax.ShapeDtypeStruct((*qkv.shape[:2], cut.inner), qkv.dtype),
+        grid=cut.grid,
+        in_specs=[cut.block(p) for p in range(3)] + [cut.vector(p) for p in range(3)],
+        out_specs=cut.block(0),
+        name="attention_lanes_forward",
+    )(qkv, qkv, qkv, bias, bias, bias)
 
 
-def _forward(q_ref: Any, k_ref: Any, v_ref: Any, out_ref: Any, *, width: int, scale: float) -> None:
+def _backward_call(heads: int, scale: float, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    qkv, bias = kept
+    cut = _Cut.of(qkv, heads, arrays=6)
+    # One output of all three gradients needs no concatenation; a third axis of the grid writes them in turn.
+    part = lambda i, j, p: (i, 0, p * cut.groups + j)
+    dqkv, dbias = pl.pallas_call(
+        functools.partial(_backward, cut, scale),
+        out_shape=[
+            jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
+            jax.ShapeDtypeStruct((cut.grid[0], 1, qkv.shape[2]), jnp.float32),
+        ],
+        grid=(*cut.grid, 3),
+        in_specs=[cut.block(p) for p in range(3)] + [cut.vector(p) for p in range(3)] + [cut.block(0)],
+        out_specs=[pl.BlockSpec(cut.shape, part), pl.BlockSpec((1, 1, cut.width), part)],
+        scratch_shapes=[pltpu.VMEM((2, *cut.shape), qkv.dtype), pltpu.VMEM((2, 1, cut.width), jnp.float32)],
+        name="attention_lanes_backward",
+    )(qkv, qkv, qkv, bias, bias, bias, g.astype(qkv.dtype))
+    return dqkv, dbias.sum(axis=0)
+
+
+_attend.defvjp(lambda qkv, bias, heads, scale: (_forward_call(qkv, bias, heads, scale), (qkv, bias)), _backward_call)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """How the grid cuts [b, n, 3 * inner] into blocks: samples, and as many heads as whole lanes hold.
+
+    Attributes:
+      head: width of a head; width: of a block, of whole heads and whole lanes.
+      rows: samples of a block; together: how many of them a turn of the kernel's loop takes, so that the products of
+        one fill the waits of another.
+    """
+
+    head: int
+    width: int
+    inner: int
+    rows: int
+    together: int
+    tokens: int
+    samples: int
+
+    @classmethod
+    def of(cls, qkv: Array, heads: int, arrays: int) -> "_Cut":
+        b, n, inner = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+        width = _block_width(inner, inner // heads)
+        most = min(b, 8, max(1, BLOCK_BYTES // (2 * arrays * n * width * qkv.dtype.itemsize)))
+        rows = max(d for d in range(1, most + 1) if b % d == 0)
+        together = max(d for d in range(1, max(1, min(rows, TOGETHER // n)) + 1) if rows % d == 0)
+        return cls(inner // heads, width, inner, rows, together, n, b)
+
+    @property
+    def groups(self) -> int:
+        return self.inner // self.width
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.samples // self.rows, self.groups
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.rows, self.tokens, self.width
+
+    def block(self, part: int) -> pl.BlockSpec:
+        """Of q, k or v (part 0, 1, 2); part 0 also of what is as wide as one of them."""
+        return pl.BlockSpec(self.shape, lambda i, j, *_: (i, 0, part * self.groups + j))
+
+    def vector(self, part: int) -> pl.BlockSpec:
+        return pl.BlockSpec((1, self.width), lambda i, j, *_: (0, part * self.groups + j))
+
+    def heads(self) -> list[tuple[slice, Callable[[Array], Array]]]:
+        """Per head of a block: the whole lanes that it touches, and what sets those of other heads to 0."""
+        found = []
+        for first in range(0, self.width, self.head):
+            start = first // LANES * LANES
+            stop = min(-(-(first + self.head) // LANES) * LANES, self.width)
+            found.append((slice(start, stop), functools.partial(_own, first - start, self.head)))
+        return found
+
+    def each(self, sample: Callable[[Any, Any], Any], start: Any) -> Any:
+        """sample(i, carry) for every sample of a block."""
+
+        def turn(t: Any, carry: Any) -> Any:
+            for i in range(self.together):
+                carry = sample(t * self.together + i, carry)
+            return carry
+
+        return jax.lax.fori_loop(0, self.rows // self.together, turn, start)
+
+
+def _forward(cut: _Cut, scale: float, *refs: Any) -> None:
+    (q_ref, k_ref, v_ref, *bias_refs), out_ref = refs[:-1], refs[-1]
+
     def sample(i: Any, carry: None) -> None:
-        q, k, v = q_ref[i], k_ref[i], v_ref[i]
-        out = _Tiles(q.shape)
-        for span, own in _heads(q.shape[1], width):
+        q, k, v = (_biased(ref[i], bias) for ref, bias in zip((q_ref, k_ref, v_ref), bias_refs))
+        out = _Tiles(cut.width)
+        for span, own in cut.heads():
             weights, total = _weights(own(q[:, span]), k[:, span], scale)
             out.add(span, _product(weights.astype(v.dtype), own(v[:, span])) / total)
         out_ref[i] = out.whole().astype(out_ref.dtype)
 
-    jax.lax.fori_loop(0, q_ref.shape[0], sample, None)
+    cut.each(sample, None)
 
 
-def _backward(
-    q_ref: Any, k_ref: Any, v_ref: Any, g_ref: Any, dq_ref: Any, dk_ref: Any, dv_ref: Any, *, width: int, scale: float
-) -> None:
-    def sample(i: Any, carry: None) -> None:
-        q, k, v, g = q_ref[i], k_ref[i], v_ref[i], g_ref[i]
-        dq, dk, dv = (_Tiles(q.shape) for _ in range(3))
-        for span, own in _heads(q.shape[1], width):
+def _backward(cut: _Cut, scale: float, *refs: Any) -> None:
+    (q_ref, k_ref, v_ref, *bias_refs), (g_ref, out_ref, sum_ref, later_ref, later_sum_ref) = refs[:6], refs[6:]
+    part = pl.program_id(2)
+
+    def sample(i: Any, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        q, k, v = (_biased(ref[i], bias) for ref, bias in zip((q_ref, k_ref, v_ref), bias_refs))
+        g = g_ref[i]
+        grads = dq, dk, dv = tuple(_Tiles(cut.width) for _ in range(3))
+        for span, own in cut.heads():
             one_q = own(q[:, span])
             weights, total = _weights(one_q, k[:, span], scale)
             one_g = (own(g[:, span]).astype(jnp.float32) / total).astype(g.dtype)
@@ -101,10 +207,25 @@ def _backward(
             dq.add(span, _product(logits, own(k[:, span])))
             dk.add(span, _product(logits.T, one_q))
             dv.add(span, _product(weights.astype(g.dtype).T, one_g))
-        for ref, grad in ((dq_ref, dq), (dk_ref, dk), (dv_ref, dv)):
-            ref[i] = grad.whole().astype(ref.dtype)
+        wholes = [grad.whole() for grad in grads]
+        for ref, whole in zip((out_ref, later_ref.at[0], later_ref.at[1]), wholes):
+            ref[i] = whole.astype(out_ref.dtype)
+        return tuple(total + whole.sum(axis=0, keepdims=True) for total, whole in zip(sums, wholes))
 
-    jax.lax.fori_loop(0, q_ref.shape[0], sample, None)
+    @pl.when(part == 0)
+    def _() -> None:
+        sums = cut.each(sample, (jnp.zeros((1, cut.width), jnp.float32),) * 3)
+        for ref, total in zip((sum_ref.at[0], later_sum_ref.at[0], later_sum_ref.at[1]), sums):
+            ref[...] = total
+
+    @pl.when(part > 0)
+    def _() -> None:
+        out_ref[...] = later_ref[part - 1]
+        sum_ref[0] = later_sum_ref[part - 1]
+
+
+def _biased(x: Array, bias_ref: Any) -> Array:
+    return (x.astype(jnp.float32) + bias_ref[...]).astype(x.dtype)
 
 
 def _weights(q: Array, k: Array, scale: float) -> tuple[Array, Array]:
@@ -120,16 +241,6 @@ def _product(a: Array, b: Array, transposed: bool = False) -> Array:
     return jax.lax.dot_general(a, b, contracted, preferred_element_type=jnp.float32)
 
 
-def _heads(block: int, width: int) -> list[tuple[slice, Callable[[Array], Array]]]:
-    """Per head of a block: the whole lanes that it touches, and what sets those of other heads to 0."""
-    found = []
-    for first in range(0, block, width):
-        start = first // LANES * LANES
-        stop = min(-(-(first + width) // LANES) * LANES, block)
-        found.append((slice(start, stop), functools.partial(_own, first - start, width)))
-    return found
-
-
 def _own(first: int, width: int, x: Array) -> Array:
     if x.shape[1] == width:
         return x
@@ -138,10 +249,10 @@ def _own(first: int, width: int, x: Array) -> Array:
 
 
 class _Tiles:
-    """A sum [n, block], kept as one array per 128 lanes: heads that share lanes add to the same."""
+    """A sum [n, width], kept as one array per 128 lanes: heads that share lanes add to the same."""
 
-    def __init__(self, shape: tuple[int, ...]):
-        self.block = shape[1]
+    def __init__(self, width: int):
+        self.width = width
         self.tiles: dict[int, Array] = {}
 
     def add(self, span: slice, x: Array) -> None:
@@ -150,4 +261,4 @@ class _Tiles:
             self.tiles[start] = self.tiles[start] + part if start in self.tiles else part
 
     def whole(self) -> Array:
-        return jnp.concatenate([self.tiles[start] for start in range(0, self.block, LANES)], axis=1)
+        return jnp.concatenate([self.tiles[start] for start in range(0, self.width, LANES)], axis=1)

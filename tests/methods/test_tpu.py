@@ -36,6 +36,15 @@ def chips():
     patch.undo()
 
 
+def compiled(run, name, size):
+    """The text of a run's step, compiled for its chips."""
+    batch = {
+        k: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=run.sharding(k))
+        for k, x in make_batch(name, size).items()
+    }
+    return run.step.lower(run.shapes, run.frozen_shapes, batch, run.method.plan(0)).compile().as_text()
+
+
 @pytest.mark.parametrize("name", methods.names())
 def test_the_step_compiles_for_a_slice_and_only_reduces(name, chips):
     spec = methods.get(name)(**TINY[name]).batch_spec
@@ -46,14 +55,28 @@ def test_the_step_compiles_for_a_slice_and_only_reduces(name, chips):
         "eval": {"batch": size}, "augment": {"normalise": "batch" if "image" in spec else "fixed"},
     })  # fmt: skip
     run = build(config, list(chips))
-    batch = {
-        k: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=run.sharding(k))
-        for k, x in make_batch(name, size).items()
-    }
-    text = run.step.lower(run.shapes, run.frozen_shapes, batch, run.method.plan(0)).compile().as_text()
+    text = compiled(run, name, size)
     found = {c: len(re.findall(rf" {c}(?:-start)?\(", text)) for c in COLLECTIVES}
     reduces = found.pop("all-reduce")
     assert (reduces > 0) == batched  # one large graph lies whole on every chip
     if "contrast" in run.method.couples:
         found.pop("all-gather")  # of the embeddings that are contrasted
     assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("mesh", [{}, {"fsdp": 4}, {"scan": True, "remat": "dots"}])
+def test_the_kernel_of_short_sequences_compiles_in_a_step(mesh, chips):
+    """Once forward and once backward per stack of blocks: of two heads in 128 lanes, and of four."""
+    wide = {"dim": 128, "heads": 2, "decoder_dim": 128, "decoder_heads": 4, "depth": 2, "decoder_depth": 2}
+    config = resolve({
+        "method": {"name": "mae"} | TINY["mae"] | wide, "data": {"source": "digits"},
+        "train": {"batch": 16, "steps": 10, "precision": "bfloat16"}, "augment": {"normalise": "batch"},
+        "mesh": {"attention": "lanes"} | mesh,
+    })  # fmt: skip
+    text = compiled(build(config, list(chips)), "mae", 16)
+    calls = re.findall(r"%attention_lanes_(forward|backward)\S* = .* custom-call\(", text)
+    scanned = mesh.get("scan", False)
+    assert calls.count("backward") == (2 if scanned else 4)  # a loop's body is there once
+    assert calls.count("forward") == 4  # of a loop once more, computed again
+    if "fsdp" not in mesh:
+        assert not re.search(r" (all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\(", text)

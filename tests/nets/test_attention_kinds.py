@@ -72,6 +72,7 @@ def config(**sections):
     [
         ({"mesh": {"attention": "cudnn"}}, "cuDNN"),
         ({"mesh": {"attention": "pallas"}}, "TPU"),
+        ({"mesh": {"attention": "lanes"}}, "TPU"),
         ({"mesh": {"remat": "offload"}}, "offload"),
         ({"train": {"fp8": True}}, "float8"),
     ],

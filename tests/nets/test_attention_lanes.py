@@ -1,0 +1,88 @@
+"""The TPU's kernel for short sequences, interpreted on a CPU: attention and its gradients, whatever shares its lanes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mae_jax.core.mesh import BATCH, make_mesh, use_mesh
+from mae_jax.nets.attention import Attention, attend
+from mae_jax.nets.attention_lanes import lanes
+
+
+def draw(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def plain(qkv, bias, heads, scale):
+    b, n, _ = qkv.shape
+    q, k, v = (qkv + bias[None, None]).reshape(b, n, 3, heads, -1).transpose(2, 0, 3, 1, 4)
+    return attend(q, k, v, scale).swapaxes(1, 2).reshape(b, n, -1)
+
+
+@pytest.mark.parametrize(
+    "b, n, heads, width",
+    [
+        (3, 50, 4, 64),  # two heads in 128 lanes, two blocks
+        (8, 9, 8, 32),  # four in 128, and several samples to a turn
+        (2, 197, 4, 32),  # one sample to a turn
+        (2, 11, 16, 80),  # ViT-H's: heads that lie across the border of two times 128 lanes, blocks of 640
+        (1, 7, 16, 88),  # ViT-g's: all in one block
+        (2, 17, 2, 128),
+        (2, 5, 1, 256),
+    ],
+)
+def test_the_kernel_equals_einsum_with_its_gradients(b, n, heads, width):
+    qkv, bias, y = draw((b, n, 3 * heads * width), (3 * heads * width,), (b, n, heads * width))
+    both = lambda f: jax.jit(jax.value_and_grad(lambda x, c: jnp.sum(f(x, c, heads, 0.2) * y), argnums=(0, 1)))
+    with pltpu.force_tpu_interpret_mode():
+        got = both(lanes)(qkv, bias)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(both(plain)(qkv, bias))):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+
+
+def outcome(module, params, x):
+    with pltpu.force_tpu_interpret_mode():
+        return jax.jit(jax.value_and_grad(lambda p, x: jnp.sum(module.apply(p, x) ** 2), argnums=(0, 1)))(params, x)
+
+
+def assert_same(got, wanted):
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted)):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("options", [{}, {"qkv_bias": False}, {"qkv_bias": "qv"}, {"cosine": True}, {"scale": 0.3}])
+def test_attention_by_the_kernel_has_the_same_parameters_and_gradients(options):
+    (x,) = draw((2, 6, 128))
+    fast, slow = (Attention(2, attention=kind, **options) for kind in ("lanes", "einsum"))
+    params = fast.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda p: p + 0.1 * jnp.ones_like(p), params)  # biases begin as 0
+    assert_same(outcome(fast, params, x), outcome(slow, params, x))
+    text = str(jax.make_jaxpr(fast.apply)(params, x))
+    assert "attention_lanes_forward" in text and "attention_lanes_forward" not in str(
+        jax.make_jaxpr(slow.apply)(params, x)
+    )
+
+
+def test_over_eight_devices_each_runs_it_on_its_own_samples():
+    (x,) = draw((16, 6, 128))
+    fast, slow = (Attention(2, attention=kind) for kind in ("lanes", "einsum"))
+    params = slow.init(jax.random.key(0), x)
+    mesh = make_mesh(4, 2, jax.devices())
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec(BATCH)))
+    with use_mesh(mesh):
+        got = outcome(fast, params, split)
+    assert_same(got, outcome(slow, params, x))
+
+
+@pytest.mark.parametrize("shape, heads, said", [((1, 4, 96), 3, "no multiple of 128"), ((1, 1100, 128), 2, "too many")])
+def test_what_does_not_fit_goes_by_einsum_and_says_so(shape, heads, said, caplog):
+    (x,) = draw(shape)
+    fast, slow = (Attention(heads, attention=kind) for kind in ("lanes", "einsum"))
+    params = slow.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(fast.apply(params, x), slow.apply(params, x))
+    assert said in caplog.text and "einsum" in caplog.text
