@@ -24,7 +24,7 @@ from mae_jax.core.mesh import each_alone
 from mae_jax.nets import fp8 as float8
 
 LANES = 128
-MEMORY = 15e6  # bytes that one sample may take: a kernel has 16 MiB of a v4's or v5e's memory on the chip
+MEMORY = 15.5e6  # bytes that one sample may take: a kernel has 16 MiB of a v4's or v5e's memory on the chip
 BLOCK_BYTES = 6 * 2**20  # of all blocks that a step of the grid holds, twice (the next is fetched meanwhile)
 TOGETHER = 256  # tokens that a turn of the kernel's loop takes
 
@@ -33,9 +33,9 @@ def unfit(tokens: int, heads: int, head: int, dtype: Any) -> str | None:
     if heads * head % LANES:
         return f"attention of {heads} x {head} numbers, no multiple of {LANES},"
     width, item = _block_width(heads * head, head), jnp.dtype(dtype).itemsize
-    # Backward: six blocks, each twice, two of scratch; one sum; weights and two gradients of weights.
-    if tokens * width * (14 * item + 4) + 3 * 4 * tokens**2 > MEMORY:
-        return f"attention of {tokens} tokens, too many for the kernel's {MEMORY / 1e6:.0f} MB,"
+    # Backward: six blocks, each twice, two of scratch; one sum; weights, their gradients and what is turned over.
+    if tokens * width * (14 * item + 4) + 6 * 4 * tokens**2 > MEMORY:
+        return f"attention of {tokens} tokens, too many for the kernel's memory,"
     return None
 
 
