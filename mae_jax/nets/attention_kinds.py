@@ -178,4 +178,4 @@ def kind_now(asked: str, dtype: Any) -> str:
 @functools.cache
 def say_fallback(asked: str, reason: str) -> None:
     """Say once that an implementation that was asked for gives way to "einsum"."""
-    logging.getLogger(__name__).warning("mesh.attention=%s: %s is computed by einsum, which takes everything.", asked, reason)
+    logging.getLogger(__name__).warning("mesh.attention=%s: %s is computed by einsum.", asked, reason)

@@ -28,6 +28,7 @@ MEMORY = 15.5e6  # bytes that one sample may take: a kernel has 16 MiB of a v4's
 BLOCK_BYTES = 6 * 2**20  # of all blocks that a step of the grid holds, twice (the next is fetched meanwhile)
 TOGETHER = 256  # tokens that a turn of the kernel's loop takes
 
+
 def unfit(tokens: int, heads: int, head: int, dtype: Any) -> str | None:
     """Why sequences of this length and heads of this width cannot go through the kernel; None where they can."""
     if heads * head % LANES:
@@ -157,7 +158,7 @@ class _Cut:
 
     def heads(self) -> list[tuple[slice, Callable[[Array], Array]]]:
         """Per head of a block: the whole lanes that it touches, and what sets those of other heads to 0."""
-        found = []
+        found: list[tuple[slice, Callable[[Array], Array]]] = []
         for first in range(0, self.width, self.head):
             start = first // LANES * LANES
             stop = min(-(-(first + self.head) // LANES) * LANES, self.width)

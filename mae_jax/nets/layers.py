@@ -124,14 +124,14 @@ def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     """x Phi(x), exactly (Hendrycks and Gimpel 2016, arXiv 1606.08415), keeping nothing but `x` for the backward pass.
 
     jax.nn.gelu's own gradient keeps Phi(x) and the density beside it, each as large as `x`: XLA does not compute them
-    again by itself. Its erfc is two polynomials, an exponential and two divisions in the place of erf's one (docs/speed.md).
+    again by itself. Its erfc is two polynomials, an exponential and two divisions, where erf is one (docs/speed.md).
     """
     at = x.astype(jnp.float32)
     return (at * _below(at)).astype(x.dtype)
 
 
 def _below(x: Array) -> Array:
-    """Phi(x), the normal distribution function, to float32's absolute precision (as torch: nothing is left below -5.5)."""
+    """Phi(x), the normal distribution function, to float32's absolute precision, as torch's: 0 below -5.5."""
     return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
 
 

@@ -107,7 +107,7 @@ def make_step(
                 lambda old, new: average * old + (1 - average) * new, state["ema"]["average"], params
             )
         if norms:
-            # Of the weights' own movement: with `update` in its place a TPU's compiler writes that out, and reads it twice.
+            # Of the weights' own movement: for that of `update` a TPU's compiler writes it out, and reads it twice.
             metrics |= part_norms("update_norm", jax.tree.map(jnp.subtract, state["params"], params))
         rest = {"stats": stats, "ema": ema, "opt": opt}
         rest = jax.tree.map(lambda new, old: jnp.where(ok, new, old), rest, {name: state[name] for name in rest})

@@ -1,4 +1,4 @@
-"""The TPU's kernel for short sequences, interpreted on a CPU: attention and its gradients, whatever shares its lanes."""
+"""The TPU's kernel for short sequences, interpreted on a CPU: attention and its gradients, whatever shares lanes."""
 
 import jax
 import jax.numpy as jnp
