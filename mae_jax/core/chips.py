@@ -129,7 +129,8 @@ DEFAULTS: dict[str, Defaults] = {
         ("einsum",),
         None,
         "seconds not measured: no TPU was lent. AOT for v5e:2x2, ViT-B/16, 64 images per chip, bfloat16, temporaries: "
-        "unrolled 4.73 GB, scanned 9.59, scanned with remat dots 2.31; pallas stays off until it is seen to win",
+        "unrolled 4.73 GB, scanned 9.59, scanned with remat dots 2.31; pallas and lanes stay off until seen to win "
+        "(the compiler estimates that lanes takes 0.57 of a scanned ViT-L step's cycles: docs/speed.md)",
     ),
     "gpu": Defaults(
         False, "none", ("einsum",), None, "not measured: no GPU was lent; cuDNN stays off until seen to win"

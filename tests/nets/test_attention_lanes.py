@@ -33,6 +33,7 @@ def plain(qkv, bias, heads, scale):
         (1, 7, 16, 88),  # ViT-g's: all in one block
         (2, 17, 2, 128),
         (2, 5, 1, 256),
+        (20, 3, 4, 32),  # four blocks of samples, whose bias gradients are summed
     ],
 )
 def test_the_kernel_equals_einsum_with_its_gradients(b, n, heads, width):
