@@ -29,6 +29,8 @@ def _moved(program: Program, around: dict[str, Instruction], i: Instruction) -> 
     read = [around[name].far if name in around else 0 for name in i.operands]
     if i.opcode == "fusion":
         return _fusion(program.instructions(i.called[0]), i, read)
+    if i.opcode == "custom-call":  # a kernel may see one array through several windows
+        read = [around[name].far if name in around else 0 for name in dict.fromkeys(i.operands)]
     if i.opcode in WINDOWS:
         return min(i.shapes[0][1], read[0]) + sum(read[1:]) + i.far
     if i.opcode == "dynamic-update-slice":

@@ -8,7 +8,8 @@ import numpy as np
 def dot_flops(jaxpr: Any) -> float:
     """2 x the multiply-adds of all dot products and convolutions, inner jaxprs included.
 
-    Loops count by their length, what every device computes by itself (shard_map) by the number of devices.
+    Loops count by their length, what every device computes by itself (shard_map) by the number of devices, a kernel by
+    what it says of itself.
     """
     total = 0.0
     for eqn in jaxpr.eqns:
@@ -21,6 +22,9 @@ def dot_flops(jaxpr: Any) -> float:
             kernel, spread = eqn.invars[1].aval.shape, np.prod(params["lhs_dilation"])  # spread: with zeros between
             inner = np.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * inner * np.prod(eqn.outvars[0].aval.shape) / spread
+        if name == "pallas_call" and params.get("cost_estimate") is not None:
+            total += params["cost_estimate"].flops
+            continue
         times = params["length"] if name == "scan" else 1
         if name == "shard_map":
             manual = params.get("newly_manual_axes", params.get("manual_axes", ()))  # by jax version

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mae_jax.core.mesh import BATCH, make_mesh, use_mesh
 from mae_jax.nets.attention import Attention, attend
 from mae_jax.nets.attention_lanes import lanes
+from mae_jax.testing.flops import dot_flops
 
 
 def draw(*shapes):
@@ -78,6 +79,13 @@ def test_over_eight_devices_each_runs_it_on_its_own_samples():
     with use_mesh(mesh):
         got = outcome(fast, params, split)
     assert_same(got, outcome(slow, params, x))
+
+
+def test_its_flops_are_those_of_the_heads_own_products():
+    """Masked lanes do not count: 2 x 2 n^2 c forward and 2 x 5 n^2 c backward per sample and head."""
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 50, 384), (384,))]
+    loss = jax.value_and_grad(lambda x, bias: lanes(x, bias, 4, 0.2).sum())
+    assert dot_flops(jax.make_jaxpr(loss)(*shapes).jaxpr) == 8 * 4 * (4 + 10) * 50**2 * 32
 
 
 @pytest.mark.parametrize("shape, heads, said", [((1, 4, 96), 3, "no multiple of 128"), ((1, 1100, 128), 2, "too many")])
