@@ -41,7 +41,7 @@ def costs(text: str, kernel: Callable[[str], int]) -> Iterator[tuple[str, str, i
         if estimate := re.search(r'"estimated_cycles":"(\d+)"', i.rest):
             yield loop, re.sub(r"^.*(closed_call|while/body|jit\(step\))/", "", i.source), int(estimate[1]), found.times
         elif i.opcode == "custom-call" and i.name.startswith(KERNEL):
-            yield loop, re.sub(r"\.\d+$", "", i.name), kernel(i.name), found.times
+            yield loop, _kind(i.name), kernel(i.name), found.times
 
 
 def scheduled(name: str, text: str, folder: Path, turns: dict[tuple[int, ...], int]) -> int:
@@ -50,12 +50,17 @@ def scheduled(name: str, text: str, folder: Path, turns: dict[tuple[int, ...], i
     Args:
       turns: by the shape that the kernel writes.
     """
-    files = list(folder.glob(f"*-{name}-*schedule-analysis_final_bundles.txt"))
-    written = re.search(rf"%{re.escape(name)} = \(?\w+\[([\d,]+)\]", text)
-    bundles = re.search(r"total scheduled bundles:\s+(\d+)", files[0].read_text()) if files else None
-    if written is None or bundles is None:
-        raise SystemExit(f"cycles.py: libtpu wrote no schedule of {name}; it was written for libtpu 0.0.52.")
-    return int(bundles[1]) * turns[tuple(int(n) for n in written[1].split(","))]
+    shapes = dict(re.findall(rf"%({KERNEL}[\w.]+) = \(?\w+\[([\d,]+)\]", text))
+    alike = [name, *(other for other in shapes if shapes[other] == shapes[name] and _kind(other) == _kind(name))]
+    for one in alike:  # the compiler schedules kernels that are the same once
+        for file in folder.glob(f"*-{one}-*schedule-analysis_final_bundles.txt"):
+            if bundles := re.search(r"total scheduled bundles:\s+(\d+)", file.read_text()):
+                return int(bundles[1]) * turns[tuple(int(n) for n in shapes[name].split(","))]
+    raise SystemExit(f"cycles.py: libtpu wrote no schedule of {name}; it was written for libtpu 0.0.52.")
+
+
+def _kind(kernel: str) -> str:
+    return re.sub(r"\.\d+$", "", kernel)
 
 
 def counted() -> dict[tuple[int, ...], int]:

@@ -40,6 +40,8 @@ def test_a_kernel_is_its_schedule_times_its_turns(cycles, tmp_path):
     said = "Schedule analysis:\n\ttotal scheduled bundles:    532\n"
     (tmp_path / f"17-{name}-02-schedule-analysis_final_bundles.txt").write_text(said)
     assert cycles.scheduled(name, KERNEL, tmp_path, {(8, 50, 128): 4}) == 4 * 532
+    twice = KERNEL + KERNEL.replace("forward.3", "forward.4")  # the same kernel again, which has no file of its own
+    assert cycles.scheduled("attention_lanes_forward.4", twice, tmp_path, {(8, 50, 128): 4}) == 4 * 532
 
 
 def test_turns_are_those_of_the_kernels_that_are_traced(cycles, monkeypatch):
