@@ -13,35 +13,45 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 
-def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
-    """{"trace_s", "compile_s", "trace_cpu_s", "compile_cpu_s"} of one cold compilation.
+def compiled(lowered: Any) -> Any:
+    """The program of a lowered step, compiled anew.
 
     Raises:
-      TooLarge: the step does not fit the devices' memory, said by the compiler.
+      TooLarge: it does not fit the devices' memory, said by the compiler.
     """
+    import jax
+
+    from mae_jax.ahead import program
+    from mae_jax.ahead.topology import uncached
+
+    try:
+        with uncached():
+            return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if (said := program.exhausted(str(error))) is None:
+            raise
+        raise TooLarge(said[0]) from None
+
+
+def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
+    """{"trace_s", "compile_s", "trace_cpu_s", "compile_cpu_s"} of one cold compilation."""
     import jax
     from train_step import hardware, versions
 
-    from mae_jax.ahead import program, step
-    from mae_jax.ahead.topology import topology, uncached
+    from mae_jax.ahead import step
+    from mae_jax.ahead.topology import topology
 
     devices = topology(to)
     run = step.make_run(step.ask(spec, overrides), devices.devices)
     times = [(time.perf_counter(), time.process_time())]
     lowered = step.trace(run).lower()
     times.append((time.perf_counter(), time.process_time()))
-    try:
-        with uncached():
-            lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if (said := program.exhausted(str(error))) is None:
-            raise
-        raise TooLarge(said[0]) from None
+    compiled(lowered)
     times.append((time.perf_counter(), time.process_time()))
     found: dict[str, Any] = {"target": devices.kind if to == "local" else to}
     for name, (w0, c0), (w1, c1) in zip(("trace", "compile"), times, times[1:]):
@@ -50,45 +60,63 @@ def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
     return found | {"config": run.config.to_dict()}
 
 
+def table(found: dict[str, Any]) -> str:
+    return (
+        f"for {found['target']}: traced in {found['trace_s']} s ({found['trace_cpu_s']} s of CPU), compiled in "
+        f"{found['compile_s']} s ({found['compile_cpu_s']} s of CPU), load average {found['load_average']:.1f}"
+    )
+
+
 class TooLarge(Exception):
     """The step does not fit."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the seconds, and write them as JSON if asked."""
-    from mae_jax.commands.options import split_overrides
+def answer(
+    script: str, description: str | None, topology: str, argv: list[str],
+    measure: Callable[[str, Sequence[str], str], dict[str, Any]], say: Callable[[dict[str, Any]], str],
+) -> int:  # fmt: skip
+    """Parse, measure, print, write the record -> the exit status, of any benchmark that compiles a step.
+
+    Args:
+      topology: what it is compiled for if nothing else is asked.
+    """
+    from mae_jax.commands.options import OVERRIDES_HELP, split_overrides
     from mae_jax.core.errors import UserError
     from mae_jax.core.exits import BAD_INPUT, DONE, TOO_LARGE
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    parser.add_argument("--topology", default="local", help="a TPU slice, as v5e:4x8, or local for what is here")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    argv = sys.argv[1:] if argv is None else argv
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, epilog=OVERRIDES_HELP, formatter_class=raw)
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a config file of mae_jax train")
+    parser.add_argument(
+        "--topology", default=topology, help=f"a TPU slice, as v5e:4x8, or local for what is here (default {topology})"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, with versions")
     try:
         rest, overrides = split_overrides(argv)
         args = parser.parse_args(rest)
         found = measure(args.config, overrides, args.topology)
     except UserError as error:
-        print(f"compile_time.py: {error}", file=sys.stderr)
+        print(f"{script}: {error}", file=sys.stderr)
         return BAD_INPUT
     except TooLarge as error:
         print(
-            f"compile_time.py: it does not fit ({error}). `mae_jax compile --config {args.config} --topology "
+            f"{script}: it does not fit ({error}). `mae_jax compile --config {args.config} --topology "
             f"{args.topology} --fit` finds settings that do.",
             file=sys.stderr,
         )
         return TOO_LARGE
-    print(
-        f"{args.config} for {found['target']}: traced in {found['trace_s']} s ({found['trace_cpu_s']} s of CPU), "
-        f"compiled in {found['compile_s']} s ({found['compile_cpu_s']} s of CPU), load average "
-        f"{found['load_average']:.1f}"
-    )
+    print(f"{args.config} {say(found)}")
     if args.json:
         from train_step import write_record
 
-        write_record(args.json, ["benchmarks/compile_time.py", *argv], found)
+        write_record(args.json, [f"benchmarks/{script}", *argv], found)
     return DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the seconds, and write them as JSON if asked."""
+    argv = sys.argv[1:] if argv is None else argv
+    return answer("compile_time.py", __doc__, "local", argv, measure, table)
 
 
 if __name__ == "__main__":

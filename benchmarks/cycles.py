@@ -10,16 +10,16 @@ this **is an estimate and no measurement**: it says which of two programs the co
 its cycles go.
 """
 
-import argparse
 import collections
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from compile_time import answer, compiled
 
 KERNEL = "attention_lanes"
 CLOCK = {"v5e": 1.5e9}  # Hz: 197 TFLOP/s / (4 units of 128 x 128 products, 2 FLOP each)
@@ -68,7 +68,7 @@ def counted() -> dict[tuple[int, ...], int]:
     from mae_jax.nets import attention_lanes
 
     found: dict[tuple[int, ...], int] = {}
-    cut_of = attention_lanes._Cut.of
+    cut_of = attention_lanes.Cut.of
 
     def recorded(qkv: Any, heads: int, arrays: int) -> Any:
         cut = cut_of(qkv, heads, arrays)
@@ -78,32 +78,37 @@ def counted() -> dict[tuple[int, ...], int]:
         )
         return cut
 
-    attention_lanes._Cut.of = recorded  # type: ignore[method-assign]
+    attention_lanes.Cut.of = recorded  # type: ignore[method-assign]
     return found
 
 
 def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
     """{"cycles", "seconds", "mfu", "by_loop", "top", ...} of the step of a config, compiled for a slice."""
-    folder = Path(tempfile.mkdtemp(prefix="mae_jax_cycles_"))
-    ask = {"dump_to": folder, "dump_llo_text": "true", "dump_llo_pass_label_regex": "final.*", "dump_to_filter": KERNEL}
-    flags = " ".join(f"--xla_jf_{name}={value}" for name, value in ask.items())
-    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}".strip()  # read at its start
     from train_step import versions
 
     from mae_jax.ahead import program, step
-    from mae_jax.ahead.topology import topology, uncached
+    from mae_jax.ahead.topology import topology
     from mae_jax.core.chips import chip
+    from mae_jax.core.errors import UserError
 
-    turns = counted()
-    run = step.make_run(step.ask(spec, overrides), topology(to).devices)
-    with uncached():
-        text = step.trace(run).lower().compile().as_text()
+    if to == "local":
+        raise UserError("the estimates are a TPU compiler's: give --topology, as v5e:4x8.")
+    with tempfile.TemporaryDirectory(prefix="mae_jax_cycles_") as name:
+        folder = Path(name)
+        dump = {"to": folder, "llo_text": "true", "llo_pass_label_regex": "final.*", "to_filter": KERNEL}
+        flags = " ".join(f"--xla_jf_dump_{key}={value}" for key, value in dump.items())
+        os.environ["LIBTPU_INIT_ARGS"] = (
+            f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}".strip()
+        )  # read at its start
+        turns = counted()
+        run = step.make_run(step.ask(spec, overrides), topology(to).devices)
+        text = compiled(step.trace(run).lower()).as_text()
+        found = list(costs(text, lambda name: scheduled(name, text, folder, turns)))
     by_loop: collections.Counter[str] = collections.Counter()
     by_name: collections.Counter[str] = collections.Counter()
-    for loop, what, cycles, times in costs(text, lambda name: scheduled(name, text, folder, turns)):
+    for loop, what, cycles, times in found:
         by_loop[f"{loop} x {times}"] += cycles * times
         by_name[what] += cycles * times
-    shutil.rmtree(folder)
     total, kind = sum(by_loop.values()), chip(to)
     seconds = total / CLOCK[kind.name] if kind is not None and kind.name in CLOCK else None
     flops = program.formula_flops(run)
@@ -116,7 +121,7 @@ def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     total = found["cycles"]
-    lines = [f"{found['target']}: {total / 1e6:.1f} million cycles by the compiler's estimate"]
+    lines = [f"for {found['target']}: {total / 1e6:.1f} million cycles by the compiler's estimate"]
     if found["seconds"]:
         lines[0] += f", {found['seconds'] * 1e3:.0f} ms"
     if found["mfu"]:
@@ -131,29 +136,8 @@ def table(found: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, and write it as JSON if asked."""
-    from mae_jax.commands.options import OVERRIDES_HELP, split_overrides
-    from mae_jax.core.errors import UserError
-    from mae_jax.core.exits import BAD_INPUT, DONE
-
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    parser.add_argument("--topology", default="v5e:4x8", help="a TPU slice (default v5e:4x8)")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        rest, overrides = split_overrides(argv)
-        args = parser.parse_args(rest)
-        found = measure(args.config, overrides, args.topology)
-    except UserError as error:
-        print(f"cycles.py: {error}", file=sys.stderr)
-        return BAD_INPUT
-    print(table(found))
-    if args.json:
-        from train_step import write_record
-
-        write_record(args.json, ["benchmarks/cycles.py", *argv], found)
-    return DONE
+    return answer("cycles.py", __doc__, "v5e:4x8", argv, measure, table)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def _attend(qkv: Array, bias: Array, heads: int, scale: float) -> Array:
 
 
 def _forward_call(qkv: Array, bias: Array, heads: int, scale: float) -> Array:
-    cut = _Cut.of(qkv, heads, arrays=4)
+    cut = Cut.of(qkv, heads, arrays=4)
     return pl.pallas_call(
         functools.partial(_forward, cut, scale),
         out_shape=jax.ShapeDtypeStruct((*qkv.shape[:2], cut.inner), qkv.dtype),
@@ -90,7 +90,7 @@ def _forward_call(qkv: Array, bias: Array, heads: int, scale: float) -> Array:
 
 def _backward_call(heads: int, scale: float, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     qkv, bias = kept
-    cut = _Cut.of(qkv, heads, arrays=6)
+    cut = Cut.of(qkv, heads, arrays=6)
     # One output of all three gradients needs no concatenation; a third axis of the grid writes them in turn.
     part = lambda i, j, p: (i, 0, p * cut.groups + j)
     dqkv, dbias = pl.pallas_call(
@@ -113,7 +113,7 @@ _attend.defvjp(lambda qkv, bias, heads, scale: (_forward_call(qkv, bias, heads, 
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cut:
+class Cut:
     """How the grid cuts [b, n, 3 * inner] into blocks: samples, and as many heads as whole lanes hold.
 
     Attributes:
@@ -131,7 +131,7 @@ class _Cut:
     samples: int
 
     @classmethod
-    def of(cls, qkv: Array, heads: int, arrays: int) -> "_Cut":
+    def of(cls, qkv: Array, heads: int, arrays: int) -> "Cut":
         b, n, inner = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         width = _block_width(inner, inner // heads)
         most = min(b, 8, max(1, BLOCK_BYTES // (2 * arrays * n * width * qkv.dtype.itemsize)))
@@ -184,7 +184,7 @@ class _Cut:
         return jax.lax.fori_loop(0, self.rows // self.together, turn, start)
 
 
-def _forward(cut: _Cut, scale: float, *refs: Any) -> None:
+def _forward(cut: Cut, scale: float, *refs: Any) -> None:
     (q_ref, k_ref, v_ref, *bias_refs), out_ref = refs[:-1], refs[-1]
 
     def sample(i: Any, carry: None) -> None:
@@ -198,7 +198,7 @@ def _forward(cut: _Cut, scale: float, *refs: Any) -> None:
     cut.each(sample, None)
 
 
-def _backward(cut: _Cut, scale: float, *refs: Any) -> None:
+def _backward(cut: Cut, scale: float, *refs: Any) -> None:
     (q_ref, k_ref, v_ref, *bias_refs), (g_ref, out_ref, sum_ref, later_ref, later_sum_ref) = refs[:6], refs[6:]
     part = pl.program_id(2)
 

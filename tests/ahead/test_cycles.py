@@ -50,7 +50,7 @@ def test_turns_are_those_of_the_kernels_that_are_traced(cycles, monkeypatch):
 
     from mae_jax.nets import attention_lanes
 
-    monkeypatch.setattr(attention_lanes._Cut, "of", attention_lanes._Cut.of)  # put back afterwards
+    monkeypatch.setattr(attention_lanes.Cut, "of", attention_lanes.Cut.of)  # put back afterwards
     turns = cycles.counted()
     shape = jax.ShapeDtypeStruct((8, 50, 768), "bfloat16")
     jax.eval_shape(jax.grad(lambda x: attention_lanes.lanes(x, None, 4, 0.125).astype("float32").sum()), shape)
