@@ -97,9 +97,8 @@ def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
         folder = Path(name)
         dump = {"to": folder, "llo_text": "true", "llo_pass_label_regex": "final.*", "to_filter": KERNEL}
         flags = " ".join(f"--xla_jf_dump_{key}={value}" for key, value in dump.items())
-        os.environ["LIBTPU_INIT_ARGS"] = (
-            f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}".strip()
-        )  # read at its start
+        given = os.environ.get("LIBTPU_INIT_ARGS", "")
+        os.environ["LIBTPU_INIT_ARGS"] = f"{given} {flags}".strip()  # libtpu reads it when it starts
         turns = counted()
         run = step.make_run(step.ask(spec, overrides), topology(to).devices)
         text = compiled(step.trace(run).lower()).as_text()

@@ -181,18 +181,18 @@ def split_heads(heads: int) -> bool:
     return now is not None and now.mesh.shape["tensor"] > 1 and heads % now.mesh.shape["tensor"] == 0
 
 
-def each_alone(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> jax.Array:
+def each_alone(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array, kernel: bool = False) -> jax.Array:
     """function(x, *whole), which treats every row of the batch x by itself, run by each device on its own rows.
 
-    For what XLA does not split by itself: `lax.top_k` of a split batch is an all-gather on CPU.
+    For what XLA does not split by itself: `lax.top_k` of a split batch is an all-gather on CPU. `kernel`: of Pallas,
+    which does not say over which axes its results vary, so that it cannot be checked.
     """
     now = active()
     if now is None or now.mesh.size == 1 or now.apart or len(x) % batch_shards(now.mesh):
         return function(x, *whole)
     rows = PartitionSpec(BATCH)
     specs = (rows, *(PartitionSpec() for _ in whole))
-    # Kernels do not say over which axes their results vary, so that nobody can check it.
-    return jax.shard_map(function, mesh=now.mesh, in_specs=specs, out_specs=rows, check_vma=not whole)(x, *whole)
+    return jax.shard_map(function, mesh=now.mesh, in_specs=specs, out_specs=rows, check_vma=not kernel)(x, *whole)
 
 
 _ACTIVE: list[Use] = []

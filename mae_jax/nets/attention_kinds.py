@@ -80,7 +80,7 @@ def pallas(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
         q, k, v = padded[:, 0], padded[:, 1], padded[:, 2]
         return kernel.flash_attention(q, k, v, segment_ids=ids, sm_scale=scale)[:, :, :n]
 
-    return each_alone(run, jnp.stack([q, k, v], axis=1))
+    return each_alone(run, jnp.stack([q, k, v], axis=1), kernel=True)
 
 
 def _lanes(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:

@@ -67,7 +67,7 @@ def lanes(
 ) -> Float[Array, "b n inner"]:
     """softmax(scale q k^T) v for every head, of one projection's product and bias (q, k, v; heads side by side)."""
     bias = jnp.zeros(qkv.shape[-1]) if bias is None else bias.astype(jnp.float32)
-    return each_alone(lambda x, bias: _attend(x, bias[None], heads, scale), qkv, bias)
+    return each_alone(lambda x, bias: _attend(x, bias[None], heads, scale), qkv, bias, kernel=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -83,7 +83,7 @@ def _forward_call(qkv: Array, bias: Array, heads: int, scale: float) -> Array:
         grid=cut.grid,
         in_specs=[cut.block(p) for p in range(3)] + [cut.vector(p) for p in range(3)],
         out_specs=cut.block(0),
-        cost_estimate=cut.cost(products=2, qkv=qkv),
+        cost_estimate=cut.cost(qkv, products=2, parts=4),
         name="attention_lanes_forward",
     )(qkv, qkv, qkv, bias, bias, bias)
 
@@ -103,7 +103,7 @@ def _backward_call(heads: int, scale: float, kept: tuple[Array, Array], g: Array
         in_specs=[cut.block(p) for p in range(3)] + [cut.vector(p) for p in range(3)] + [cut.block(0)],
         out_specs=[pl.BlockSpec(cut.shape, part), pl.BlockSpec((1, 1, cut.width), part)],
         scratch_shapes=[pltpu.VMEM((2, *cut.shape), qkv.dtype), pltpu.VMEM((2, 1, cut.width), jnp.float32)],
-        cost_estimate=cut.cost(products=5, qkv=qkv),
+        cost_estimate=cut.cost(qkv, products=5, parts=7),
         name="attention_lanes_backward",
     )(qkv, qkv, qkv, bias, bias, bias, g.astype(qkv.dtype))
     return dqkv, dbias.sum(axis=0)
@@ -158,10 +158,10 @@ class Cut:
     def vector(self, part: int) -> pl.BlockSpec:
         return pl.BlockSpec((1, self.width), lambda i, j, *_: (0, part * self.groups + j))
 
-    def cost(self, products: int, qkv: Array) -> pl.CostEstimate:
-        """What is told to XLA's scheduler, and to who counts FLOPs: the heads' own products, each array once."""
+    def cost(self, qkv: Array, *, products: int, parts: int) -> pl.CostEstimate:
+        """What is told to XLA's scheduler, and to who counts FLOPs: the heads' own products; `parts` as large as q."""
         weights = self.samples * (self.inner // self.head) * self.tokens**2
-        moved = qkv.size * qkv.dtype.itemsize * (4 if products == 2 else 7) // 3
+        moved = qkv.size * qkv.dtype.itemsize * parts // 3
         return pl.CostEstimate(flops=2 * products * weights * self.head, transcendentals=weights, bytes_accessed=moved)
 
     def heads(self) -> list[tuple[slice, Callable[[Array], Array]]]:
