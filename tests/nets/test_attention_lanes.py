@@ -68,6 +68,7 @@ def test_attention_by_the_kernel_has_the_same_parameters_and_gradients(options):
     assert "attention_lanes_forward" in text and "attention_lanes_forward" not in str(
         jax.make_jaxpr(slow.apply)(params, x)
     )
+    assert ("transpose" in text) == ("cosine" in options)  # heads are set apart only for what changes q and k
 
 
 def test_over_eight_devices_each_runs_it_on_its_own_samples():
