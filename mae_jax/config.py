@@ -201,7 +201,7 @@ def make_method(config: Config):
     fields = {k: v for k, v in config.method.items() if k != "name"}
     drop_path = config.transfer.drop_path if config.transfer.task != "none" else None
     m, train = config.mesh, config.train
-    compute = Compute(PRECISIONS[train.precision], m.scan, m.remat, drop_path or 0.0, m.attention, train.fp8)
+    compute = Compute(PRECISIONS[train.precision], m.scan, m.remat, drop_path or 0.0, m.attention, m.norm, train.fp8)
     method = methods.get(config.method["name"])(**fields, compute=compute)
     method.check()
     return method

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mae_jax.core.chips import Attention, Norm
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -224,7 +226,8 @@ class MeshConfig:
     reduce: Literal["float32", "bfloat16"] = "float32"  # in what the gradient travels between devices
     scan: bool = False  # run equal blocks as a loop: compiles faster, needs more memory
     remat: Literal["none", "dots", "full", "offload"] = "none"  # what the backward pass computes again (docs/speed.md)
-    attention: Literal["auto", "einsum", "deferred", "xla", "cudnn", "pallas", "lanes"] = "auto"  # "auto": by the chip
+    attention: Attention = "auto"  # what computes it (docs/speed.md); "auto": by the chip
+    norm: Norm = "auto"  # the blocks' layer norms: XLA's, or one GPU kernel; "auto": by the chip
 
 
 @dataclasses.dataclass(frozen=True)

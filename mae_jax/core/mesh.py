@@ -181,7 +181,7 @@ def split_heads(heads: int) -> bool:
     return now is not None and now.mesh.shape["tensor"] > 1 and heads % now.mesh.shape["tensor"] == 0
 
 
-def each_alone(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array, kernel: bool = False) -> jax.Array:
+def each_alone(function: Callable[..., Any], x: jax.Array, *whole: jax.Array, kernel: bool = False) -> Any:
     """function(x, *whole), which treats every row of the batch x by itself, run by each device on its own rows.
 
     For what XLA does not split by itself: `lax.top_k` of a split batch is an all-gather on CPU. `kernel`: of Pallas,

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.mesh import split_heads
 from mae_jax.losses.similarity import unit
-from mae_jax.nets.attention_kinds import FUNCTIONS, kind_now, say_fallback
-from mae_jax.nets.attention_lanes import BiasApart, lanes, unfit
+from mae_jax.nets.attention_kinds import ATTENTION, FUNCTIONS, FUSED, say_fallback, unfit
+from mae_jax.nets.attention_lanes import BiasApart
 from mae_jax.nets.heads_dense import HeadsDense
 from mae_jax.nets.layers import Initializer, dense, xavier
 
@@ -112,9 +112,9 @@ class Attention(nn.Module):
             q_bias = self.param("q_bias", nn.initializers.zeros, (inner,))
             v_bias = self.param("v_bias", nn.initializers.zeros, (inner,))
             qkv_bias = jnp.concatenate([q_bias, jnp.zeros(inner), v_bias])
-        if kind == "lanes" and not self.cosine:
+        if kind in FUSED and not self.cosine:
             product, own = BiasApart(3 * inner, self.dtype, self.qkv_bias is True, self.fp8, name="qkv")(x)
-            out = lanes(product, own if qkv_bias is None else qkv_bias, self.heads, scale)
+            out = FUSED[kind](product, own if qkv_bias is None else qkv_bias, self.heads, scale)
         else:
             qkv = fused(self, 3, self.heads, c, "qkv", self.qkv_bias is True, self.fp8)(x)
             if qkv_bias is not None:
@@ -128,20 +128,23 @@ class Attention(nn.Module):
         return dense(d, "proj", self.dtype, kernel_init=self.kernel_init, fp8=self.fp8)(out)
 
     def _kind(self, n: int, c: int, masked: bool) -> str:
-        """`attention`, but where something is masked, biased, recorded or split by heads, or unfit: then "einsum"."""
-        kind = "einsum" if self.is_initializing() or _RECORD.get() is not None else kind_now(self.attention, self.dtype)
-        kernel = kind in ("pallas", "lanes")
-        reasons = {
-            "attention with a mask or bias": masked,
-            "attention split over mesh.tensor": kernel and split_heads(self.heads),
-        }
-        if kind == "lanes" and (reason := unfit(n, self.heads, c, self.dtype)):
-            reasons[reason] = True
-        found = [reason for reason, holds in reasons.items() if holds]
-        if kind != "einsum" and self.attention != "auto":
-            for reason in found:
-                say_fallback(self.attention, reason)
-        return "einsum" if found else kind
+        """What computes it: "einsum" where something is masked, biased or recorded, and where nothing else fits."""
+        if self.is_initializing() or _RECORD.get() is not None:
+            return "einsum"
+        for kind in ATTENTION.now(self.attention, self.dtype):
+            split = kind in ("pallas", *FUSED) and split_heads(self.heads)
+            reasons = [
+                "attention with a mask or bias" if masked else None,
+                "attention split over mesh.tensor" if split else None,
+                unfit(kind, n, self.heads, c, self.dtype),
+            ]
+            found = [reason for reason in reasons if reason]
+            if kind == "einsum" or not found:
+                return kind
+            if self.attention != "auto":
+                for reason in found:
+                    say_fallback(self.attention, reason)
+        return "einsum"
 
     def _attend(
         self, kind: str, q: Array, k: Array, v: Array, scale: float, valid: Array | None, bias: Array | None

@@ -115,13 +115,14 @@ class Block(nn.Module):
     ) -> Float[Array, "b n d"]:
         s, dtype = self.shape, self.shape.compute.dtype
         x = shard(x)
-        y = LayerNorm(s.norm_eps, dtype, name="norm1")(x)
+        norm = partial(LayerNorm, s.norm_eps, dtype, s.compute.norm)
+        x, y = norm(name="norm1").fork(x)
         attention, fp8 = s.compute.attention, s.compute.fp8
         y = Attention(
             s.heads, s.qkv_bias, s.qk_scale, dtype, s.kernel_init, s.cosine, attention, fp8, name="attn"
         )(y, valid, bias)  # fmt: skip
         x = Residual(s.layer_scale, name="scale1")(x, y, None if drop is None else drop[:, 0])
-        y = LayerNorm(s.norm_eps, dtype, name="norm2")(x)
+        x, y = norm(name="norm2").fork(x)
         y = Mlp(int(s.dim * s.mlp_ratio), dtype, s.activation, s.kernel_init, fp8, name="mlp")(y)
         return Residual(s.layer_scale, name="scale2")(x, y, None if drop is None else drop[:, 1])
 

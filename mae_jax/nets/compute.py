@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from mae_jax.core.chips import Attention
+from mae_jax.core.chips import Attention, Norm
 
 Remat = Literal["none", "dots", "full", "offload"]
 
@@ -22,6 +22,7 @@ class Compute:
         "offload" keeps what "dots" keeps in the host's memory (TPU, GPU).
       drop_path: rate at the encoder's last block, from 0 at its first, of `Method.encode` in training (fine-tuning).
       attention: the implementation (nets/attention_kinds.py); "auto": by the chip.
+      norm: the blocks' layer norms (nets/norm_kernel.py); "auto": by the chip.
       fp8: the blocks' linear layers multiply in float8 (nets/fp8.py).
     """
 
@@ -30,6 +31,7 @@ class Compute:
     remat: Remat = "none"
     drop_path: float = 0.0
     attention: Attention = "auto"
+    norm: Norm = "auto"
     fp8: bool = False
 
 

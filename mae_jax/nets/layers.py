@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.core.chips import family_of
-from mae_jax.core.mesh import active, device_now
+from mae_jax.core.mesh import active, device_now, each_alone
 from mae_jax.core.types import Params, Stats
 from mae_jax.nets import fp8 as float8
+from mae_jax.nets.layer_norm import layer_norm
+from mae_jax.nets.norm_kernel import norm_fork, norm_kind
 
 Initializer = Callable[..., Array]
 
@@ -27,48 +29,33 @@ class LayerNorm(nn.Module):
     """Layer norm over the last axis, computed in float32.
 
     Not Linen's: its one-pass variance E[x^2] - E[x]^2 is off by 5e-2 at mean/std = 300.
+
+    Attributes:
+      kind: mesh.norm: "xla", "triton" (one GPU kernel, nets/norm_kernel.py) or "auto". Of use with `fork`.
     """
 
     eps: float = 1e-6
     dtype: Any = jnp.float32
+    kind: str = "xla"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        return self._fork(x)[1]
+
+    @nn.compact
+    def fork(self, x: Float[Array, "*b d"]) -> tuple[Float[Array, "*b d"], Float[Array, "*b d"]]:
+        """(`x`, its norm), for a branch that goes past the norm: a kernel adds its gradient in the same pass."""
+        return self._fork(x)
+
+    def _fork(self, x: Array) -> tuple[Array, Array]:
         d = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (d,))
+        bias = self.param("bias", nn.initializers.zeros, (d,))
+        if not self.is_initializing() and norm_kind(self.kind, d, self.dtype) == "triton":
+            norm = lambda x, scale, bias: norm_fork(x, scale, bias, self.eps, self.dtype)
+            return each_alone(norm, x, scale, bias, kernel=True)
         shape = (1,) * (x.ndim - 1) + (d,)
-        scale = self.param("scale", nn.initializers.ones, (d,)).reshape(shape)
-        bias = self.param("bias", nn.initializers.zeros, (d,)).reshape(shape)
-        return layer_norm(x, scale, bias, self.eps).astype(self.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: Any, scale: Any, bias: Any, eps: float) -> Array:
-    """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis, float32.
-
-    Keeps `x` and two numbers per row for the backward pass. Autodiff keeps float32 arrays as large as `x`: with those
-    that `gelu`'s keeps, a third of the temporaries of scanned blocks (docs/speed.md).
-    """
-    return _layer_norm_forward(x, scale, bias, eps)[0]
-
-
-def _layer_norm_forward(x: Any, scale: Any, bias: Any, eps: float) -> tuple[Array, tuple]:
-    x32 = jnp.asarray(x, jnp.float32)
-    mean = x32.mean(axis=-1, keepdims=True)
-    centred = x32 - mean
-    inverse = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + eps)
-    return centred * inverse * scale + bias, (x, mean, inverse, scale)
-
-
-def _layer_norm_backward(eps: float, kept: tuple, g: Array) -> tuple[Array, Array, Array]:
-    x, mean, inverse, scale = kept
-    unit = (x.astype(jnp.float32) - mean) * inverse
-    along = g * scale
-    dx = along - along.mean(axis=-1, keepdims=True) - unit * (along * unit).mean(axis=-1, keepdims=True)
-    rows = tuple(range(g.ndim - 1))
-    return (dx * inverse).astype(x.dtype), (g * unit).sum(rows, keepdims=True), g.sum(rows, keepdims=True)
-
-
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+        return x, layer_norm(x, scale.reshape(shape), bias.reshape(shape), self.eps).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):

@@ -4,13 +4,14 @@ from typing import Any
 
 from mae_jax.core.chips import CHIPS, chip, family_of
 from mae_jax.core.errors import UserError
-from mae_jax.nets.attention_kinds import choose
+from mae_jax.nets.attention_kinds import ATTENTION
 from mae_jax.nets.compute import PRECISIONS
+from mae_jax.nets.norm_kernel import NORM
 from mae_jax.schema import Config
 
 
 def check_chip(config: Config, device: Any) -> None:
-    """Raise UserError where this kind of device cannot do train.fp8, mesh.remat or mesh.attention.
+    """Raise UserError where this kind of device cannot do train.fp8, mesh.remat, mesh.attention or mesh.norm.
 
     Args:
       device: the first of the mesh, present or only described (ahead of time).
@@ -25,10 +26,13 @@ def check_chip(config: Config, device: Any) -> None:
         raise UserError(
             f"mesh.remat=offload keeps activations in the host's memory, and {name} has no other: choose full or dots."
         )
-    choose(config.mesh.attention, device, PRECISIONS[config.train.precision])
+    kernels(config, device)
 
 
-def attention_line(config: Config, device: Any) -> str:
-    """Which attention runs and why, for the text at the start of a run."""
-    kind, why = choose(config.mesh.attention, device, PRECISIONS[config.train.precision])
-    return f"{kind} ({why})"
+def kernels(config: Config, device: Any) -> dict[str, str]:
+    """{"attention": which runs and why, "norm": likewise}, for the text at the start of a run."""
+    dtype, found = PRECISIONS[config.train.precision], {}
+    for choice in (ATTENTION, NORM):
+        kind, why = choice.choose(getattr(config.mesh, choice.name), device, dtype)
+        found[choice.name] = f"{kind} ({why})"
+    return found

@@ -8,7 +8,7 @@ from mae_jax.core.chips import peak_flops
 from mae_jax.core.mesh import batch_shards
 from mae_jax.schema import Optim
 from mae_jax.train.build import Run, part_sizes
-from mae_jax.train.check_chip import attention_line
+from mae_jax.train.check_chip import kernels
 from mae_jax.train.schedules import scaled
 
 
@@ -31,7 +31,7 @@ def summary(run: Run, workdir: Path, data: str, start: int) -> str:
          + (", " if optim.weight_decay_end is None else f" to {optim.weight_decay_end:g} along a cosine, ")
          + (f"gradient clipped to {optim.clip:g}" if optim.clip else "no clipping")),
         ("precision", f"{train.precision} compute, float32 weights"),
-        ("attention", attention_line(config, run.mesh.devices.flat[0])),
+        *kernels(config, run.mesh.devices.flat[0]).items(),
     ]  # fmt: skip
     cost = method.cost()
     if cost is not None:

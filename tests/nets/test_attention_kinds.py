@@ -1,5 +1,8 @@
 """All implementations of attention are one function, and what cannot run here says so."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,10 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from mae_jax.config import resolve
+from mae_jax.core.chips import Defaults
 from mae_jax.core.errors import UserError
 from mae_jax.nets import attention_kinds as kinds
+from mae_jax.nets import choice
 from mae_jax.nets.attention import Attention, attend, record
 from mae_jax.train.build import build
 
@@ -73,6 +78,8 @@ def config(**sections):
         ({"mesh": {"attention": "cudnn"}}, "cuDNN"),
         ({"mesh": {"attention": "pallas"}}, "TPU"),
         ({"mesh": {"attention": "lanes"}}, "TPU"),
+        ({"mesh": {"attention": "triton"}}, "GPU"),
+        ({"mesh": {"norm": "triton"}}, "GPU"),
         ({"mesh": {"remat": "offload"}}, "offload"),
         ({"train": {"fp8": True}}, "float8"),
     ],
@@ -84,7 +91,19 @@ def test_what_this_chip_cannot_do_is_refused_before_anything_is_built(sections, 
 
 def test_auto_takes_the_first_of_the_table_that_runs(monkeypatch):
     device = jax.devices()[0]
-    assert kinds.choose("auto", device, jnp.float32)[0] == "deferred"
-    table = kinds.defaults("cpu")
-    monkeypatch.setattr(kinds, "defaults", lambda of: type(table)(False, "none", ("cudnn", "xla"), None, ""))
-    assert kinds.choose("auto", device, jnp.float32)[0] == "xla"
+    assert kinds.ATTENTION.choose("auto", device, jnp.float32)[0] == "deferred"
+    monkeypatch.setattr(choice, "defaults", lambda of: Defaults(("cudnn", "xla"), (), ""))
+    assert kinds.ATTENTION.choose("auto", device, jnp.float32)[0] == "xla"
+
+
+def test_a_trial_that_fails_passes_on_what_follows_and_is_remembered(monkeypatch):
+    """Also on a process whose devices are not the mesh's first: a device of another process has the same client."""
+    monkeypatch.setattr(choice, "defaults", lambda of: Defaults(("deferred", "xla"), (), ""))
+    monkeypatch.setattr(choice, "_FAILED", set())
+    failing = dataclasses.replace(kinds.ATTENTION, trial=lambda kind, *_: "it is off" if kind == "deferred" else None)
+    other = SimpleNamespace(device_kind="cpu", platform="cpu", client=jax.devices()[0].client)
+    kind, why = failing.choose("auto", other, jnp.float32)
+    assert kind == "xla" and "not deferred: it is off" in why
+    assert failing.now("auto", jnp.float32) == ("xla", "einsum")
+    with pytest.raises(UserError, match="it is off"):
+        failing.choose("deferred", other, jnp.float32)

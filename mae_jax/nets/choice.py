@@ -1,0 +1,75 @@
+"""Which of several implementations of the same function runs: decided once, at the start of a run."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mae_jax.core.chips import defaults, family_of
+from mae_jax.core.errors import UserError
+from mae_jax.core.mesh import device_now
+
+_FAILED: set[tuple[str, str, str, Any]] = set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Of mesh.NAME.
+
+    Attributes:
+      name: of the config's key, and of the chips' list (core/chips.py: Defaults).
+      everywhere: the implementation that needs no trial.
+      cannot: (kind, family, dtype) -> why such chips cannot run it; None where they can.
+      trial: (kind, device kind, dtype) -> what went wrong when it ran here against the plain form; None where it held.
+    """
+
+    name: str
+    everywhere: str
+    cannot: Callable[[str, str, Any], str | None]
+    trial: Callable[[str, str, Any], str | None]
+
+    def choose(self, asked: str, device: Any, dtype: Any) -> tuple[str, str]:
+        """(implementation, why) for a run.
+
+        "auto" takes the first of its chip's list that a trial run confirms: by the list and not by the clock, so that
+        a run and its resumption choose alike. Devices that are only described (ahead of time) have no trial.
+
+        Raises:
+          UserError: an implementation that was asked for and cannot run here.
+        """
+        family, dtype = family_of(device), jnp.dtype(dtype)
+        here = getattr(device, "client", None) is jax.local_devices()[0].client  # on every process of a run
+        wanted = getattr(defaults(family), self.name) if asked == "auto" else (asked,)
+        passed: list[tuple[str, str]] = []
+        for kind in wanted:
+            wrong = self._wrong(kind, device, family, dtype, here)
+            if wrong is None:
+                return kind, f"mesh.{self.name}={asked}" + "".join(f"; not {k}: {w}" for k, w in passed)
+            passed.append((kind, wrong))
+            _FAILED.add((self.name, kind, device.device_kind, dtype))
+        if asked == "auto":
+            return self.everywhere, f"mesh.{self.name}=auto" + "".join(f"; not {k}: {w}" for k, w in passed)
+        raise UserError(
+            f"mesh.{self.name}={asked} cannot run on {device.device_kind}: {passed[0][1]}. Choose "
+            f"mesh.{self.name}=auto, which takes what this chip runs best, or {self.everywhere}, which runs everywhere."
+        )
+
+    def now(self, asked: str, dtype: Any) -> tuple[str, ...]:
+        """What may be traced now, the best first: what `choose` decided, and for "auto" what follows in the list."""
+        if asked != "auto":
+            return (asked,)
+        device = device_now()
+        family, dtype = family_of(device), jnp.dtype(dtype)
+        able = [
+            kind
+            for kind in getattr(defaults(family), self.name)
+            if self.cannot(kind, family, dtype) is None and (self.name, kind, device.device_kind, dtype) not in _FAILED
+        ]
+        return (*able, self.everywhere)
+
+    def _wrong(self, kind: str, device: Any, family: str, dtype: Any, here: bool) -> str | None:
+        if wrong := self.cannot(kind, family, dtype):
+            return wrong
+        return self.trial(kind, device.device_kind, dtype) if here and kind != self.everywhere else None
