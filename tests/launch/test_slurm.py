@@ -15,12 +15,13 @@ from mae_jax.core import exits
 SCRIPT = ROOT / "launch/slurm.sbatch"
 COMMAND = ("--", "mae_jax", "train", "--config", "c.py", "--workdir", "/shared/run")
 ASKED = ("--nodes", "2", "--time", "24:00:00")
-# srun: the tasks of the job, each with its number; SIGTERM is passed on to their process groups; the highest status.
+# srun: the tasks of the job, each with its number; SIGTERM kills them, as the real one's does; the highest status.
 SRUN = """
 while [[ $1 == --* ]]; do shift; done
 set -m
 for ((i = 0; i < SLURM_NTASKS; i++)); do SLURM_PROCID=$i "$@" & pids+=($!); done
-trap 'for pid in ${pids[@]}; do kill -TERM -- -$pid 2>/dev/null; done' TERM
+trap 'for pid in ${pids[@]}; do kill -KILL -- -$pid 2>/dev/null; done' TERM
+echo ${pids[@]} >"$STAND_INS/tasks"
 worst=0
 for pid in ${pids[@]}; do
   while kill -0 $pid 2>/dev/null; do wait $pid; done
@@ -28,6 +29,10 @@ for pid in ${pids[@]}; do
   [ $status -gt $worst ] && worst=$status
 done
 exit $worst
+"""
+# scancel: the signal goes to every process of the job's steps.
+SCANCEL = """
+[ "$*" = "--signal=TERM 7" ] && for pid in $(cat "$STAND_INS/tasks"); do kill -TERM -- -$pid 2>/dev/null; done
 """
 SBATCH = """
 while [[ $1 == --* ]]; do shift; done
@@ -40,7 +45,8 @@ SCONTROL = 'if [ "$1" = show ]; then echo "JobId=7 JobState=$(cat "$STAND_INS/st
 
 @pytest.fixture
 def cluster(tmp_path):
-    stand_ins = StandIns(tmp_path / "cluster", sbatch=SBATCH, srun=SRUN, scontrol=SCONTROL, mae_jax=". ./task")
+    programs = {"sbatch": SBATCH, "srun": SRUN, "scancel": SCANCEL, "scontrol": SCONTROL, "mae_jax": ". ./task"}
+    stand_ins = StandIns(tmp_path / "cluster", **programs)
     (stand_ins.folder / "c.py").write_text("")
     (stand_ins.folder / "state").write_text("RUNNING")
     stand_ins.environment |= {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_SUBMIT_DIR": str(stand_ins.folder)}
