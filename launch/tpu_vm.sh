@@ -2,9 +2,11 @@
 # Cloud TPU VMs: create or attach, install, run inside tmux on every worker, watch, create again. See --help.
 set -euo pipefail
 
-# Exit statuses of mae_jax (mae_jax/core/exits.py).
+# Exit statuses of mae_jax (mae_jax/core/exits.py). INTERRUPTED is for tpu_remote.sh.
+# shellcheck disable=SC2034
 DONE=0 BAD_INPUT=2 RESTART=75 INTERRUPTED=143
-SESSION=mae_jax MOUNT=/mnt/bucket
+# shellcheck source=/dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/tpu_remote.sh"
 
 usage() {
   cat <<'TEXT'
@@ -51,16 +53,6 @@ refuse() {
 }
 
 say() { printf 'tpu_vm.sh: %s\n' "$1" >&2; }
-
-# Its arguments as one line that any shell reads back: each in single quotes where it needs any.
-quote() {
-  local word out=''
-  for word in "$@"; do
-    [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
-    out+="${out:+ }$word"
-  done
-  printf '%s' "$out"
-}
 
 # Run a command, or print it.
 run() {
@@ -159,83 +151,26 @@ remove() {
 }
 
 install() {
-  local archive mount=''
+  local archive
   archive=$(mktemp -u "${TMPDIR:-/tmp}/mae_jax_XXXXXX.tar.gz")
   [ -z "$(git -C "$SOURCE" status --porcelain 2>/dev/null)" ] || say "changes that are not committed are not installed"
   run git -C "$SOURCE" archive --format=tar.gz -o "$archive" HEAD || return 1
   run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mae_jax.tar.gz" "${WHERE[@]}" --worker=all || return 1
   run rm -f "$archive"
-  # shellcheck disable=SC2016
-  ssh_all 'set -e; rm -rf ~/mae_jax; mkdir -p ~/mae_jax; tar xzf ~/mae_jax.tar.gz -C ~/mae_jax
-command -v tmux >/dev/null || { sudo apt-get update -q && sudo apt-get install -y -q tmux; }
-python=$(command -v python3.12 || command -v python3.11 || true)
-[ -n "$python" ] || { sudo apt-get update -q && sudo apt-get install -y -q python3.11 python3.11-venv; }
-python=${python:-python3.11}
-[ -x ~/mae_jax_venv/bin/pip ] || "$python" -m venv ~/mae_jax_venv
-~/mae_jax_venv/bin/pip install -q -e ~/mae_jax"[tpu]"' || return 1
+  ssh_all "$(install_text)" || return 1
   [ -n "$BUCKET" ] || return 0
-  mount="set -e; mountpoint -q $MOUNT && exit 0
-command -v gcsfuse >/dev/null || { . /etc/os-release
-key=/usr/share/keyrings/gcsfuse.asc from=https://packages.cloud.google.com/apt
-curl -fsS \$from/doc/apt-key.gpg | sudo tee \$key >/dev/null
-echo \"deb [signed-by=\$key] \$from gcsfuse-\$VERSION_CODENAME main\" |
-  sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-sudo apt-get update -q && sudo apt-get install -y -q gcsfuse; }
-sudo mkdir -p $MOUNT && sudo chown \"\$(id -un)\" $MOUNT && gcsfuse --implicit-dirs $(quote "${BUCKET#gs://}") $MOUNT"
-  ssh_all "$mount"
+  ssh_all "$(mount_text "${BUCKET#gs://}")"
 }
 
-# What tmux runs on each worker: the command, again where that helps, and its last status in a file.
-loop_script() {
-  cat <<SCRIPT
-cd ~/mae_jax && . ~/mae_jax_venv/bin/activate || exit 1
-run=~/mae_jax_run starts=0
-while :; do
-  $(quote "$@") >>\$run/log 2>&1 &
-  echo \$! >\$run/pid
-  wait \$(cat \$run/pid) && status=0 || status=\$?
-  case \$status in
-    $RESTART | $INTERRUPTED | 13[4-9]) ;;
-    *) break ;;
-  esac
-  [ ! -e \$run/stop ] && [ \$starts -lt $RESTARTS ] || break
-  starts=\$((starts + 1))
-  echo "ended with status \$status: the same command resumes, start \$((starts + 1))" | tee -a \$run/log
-  sleep 5
-done
-echo \$status >\$run/status
-SCRIPT
-}
-
-start() {
-  local script mounted=:
-  [[ $(workdir_of "$@") != "$MOUNT"/* ]] || mounted="mountpoint -q $MOUNT || {
-  echo '$MOUNT is not mounted: install with --bucket' >&2
-  exit 4
-}"
-  script=$(loop_script "$@")
-  ssh_all "set -e
-if tmux has-session -t =$SESSION 2>/dev/null; then echo 'a run is under way; stop it first' >&2; exit 3; fi
-$mounted
-mkdir -p ~/mae_jax_run; rm -f ~/mae_jax_run/stop ~/mae_jax_run/status
-printf '%s\\n' $(quote "$script") >~/mae_jax_run/run.sh
-tmux new-session -d -s $SESSION 'bash ~/mae_jax_run/run.sh'"
-}
+start() { ssh_all "$(start_text "$RESTARTS" "$(workdir_of "$@")" "$@")"; }
 
 # The last status of the run on worker 0, "running", or "none"; nothing where the worker does not answer.
 state_of_run() {
-  local look=("${SSH[@]}" --worker=0 --command="if [ -e ~/mae_jax_run/status ]; then
-  cat ~/mae_jax_run/status
-elif tmux has-session -t =$SESSION 2>/dev/null; then echo running; else echo none; fi")
+  local look=("${SSH[@]}" --worker=0 "--command=$(look_text)")
   if [ -n "$DRY" ]; then ask "${look[@]}"; else "${look[@]}" 2>/dev/null 3>&- || :; fi
 }
 
-stop() {
-  # shellcheck disable=SC2016
-  ssh_all 'cd ~/mae_jax_run 2>/dev/null || exit 0; touch stop; [ ! -e pid ] || kill -TERM "$(cat pid)" 2>/dev/null || :
-for i in $(seq 600); do tmux has-session -t =mae_jax 2>/dev/null || exit 0; sleep 1; done
-echo "it still runs after 600 s" >&2; exit 1'
-}
+stop() { ssh_all "$(stop_text)"; }
 
 # Returns when the run has ended, with its status; 100 when the TPU was taken away.
 watch() {
