@@ -26,17 +26,25 @@ python=${python:-python3.11}
 TEXT
 }
 
-# The bucket $1 at $MOUNT.
+# The bucket $1 at $MOUNT. A checkpoint is committed by renaming its directory, of which gcsfuse by itself moves none in a
+# bucket without a hierarchical namespace.
 mount_text() {
   cat <<TEXT
-set -e; mountpoint -q $MOUNT && exit 0
+set -e
+if mountpoint -q $MOUNT; then
+  there=\$(findmnt -n -o SOURCE -M $MOUNT)
+  [ "\$there" != $(quote "$1") ] || exit 0
+  echo "$MOUNT holds \$there, and --bucket is $1: stop the run and fusermount -u $MOUNT first, or name that one" >&2
+  exit 4
+fi
 command -v gcsfuse >/dev/null || { . /etc/os-release
 key=/usr/share/keyrings/gcsfuse.asc from=https://packages.cloud.google.com/apt
 curl -fsS \$from/doc/apt-key.gpg | sudo tee \$key >/dev/null
 echo "deb [signed-by=\$key] \$from gcsfuse-\$VERSION_CODENAME main" |
   sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
 sudo apt-get update -q && sudo apt-get install -y -q gcsfuse; }
-sudo mkdir -p $MOUNT && sudo chown "\$(id -un)" $MOUNT && gcsfuse --implicit-dirs $(quote "$1") $MOUNT
+sudo mkdir -p $MOUNT && sudo chown "\$(id -un)" $MOUNT &&
+  gcsfuse --implicit-dirs --rename-dir-limit=200000 $(quote "$1") $MOUNT
 TEXT
 }
 

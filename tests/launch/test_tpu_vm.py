@@ -40,7 +40,7 @@ case "$3 $4" in
       [ "$worker" = all ] || [ "$worker" = $k ] || continue
       mkdir -p w$k/mae_jax w$k/mae_jax_venv/bin
       touch w$k/mae_jax_venv/bin/activate
-      case $do in *"pip install"* | *gcsfuse*) continue ;; esac
+      case $do in *"pip install"*) continue ;; esac
       HOME=$STAND_INS/w$k WORKER=$k bash -c "$do" || worst=$?
     done
     exit $worst
@@ -64,9 +64,14 @@ esac
 
 @pytest.fixture
 def cloud(tmp_path):
-    found = StandIns(tmp_path / "cloud", gcloud=GCLOUD, tmux=TMUX, mountpoint="", mae_jax='. "$STAND_INS/task"',
+    mount = {"gcsfuse": 'echo "${@: -2:1}" >"$HOME/mounted"', "findmnt": 'cat "$HOME/mounted"', "sudo": "",
+             "mountpoint": '[ -e "$HOME/mounted" ]'}  # fmt: skip
+    found = StandIns(tmp_path / "cloud", gcloud=GCLOUD, tmux=TMUX, **mount, mae_jax='. "$STAND_INS/task"',
                      sleep="exec /bin/sleep 0.01", git='[ $3 = status ] || echo x >"${@: -2:1}"')  # fmt: skip
     (found.folder / "task").write_text("exit 0")
+    for k in (0, 1):
+        (found.folder / f"w{k}").mkdir()
+        (found.folder / f"w{k}/mounted").write_text("bucket\n")
     yield found
     for home in found.folder.glob("w?"):  # whatever still runs there
         for name in ("session", "mae_jax_run/pid"):
@@ -132,6 +137,20 @@ def test_arguments_reach_the_workers_as_they_were(cloud):
     wait_for(lambda: all((cloud.folder / f"w{k}/mae_jax_run/status").exists() for k in (0, 1)))
     assert cloud.calls("mae_jax") == [[*COMMAND[1:], *ODD]] * 2
     assert "run 0" in cloud.run(SCRIPT, "status", *AT).stdout
+
+
+def test_the_bucket_is_mounted_so_that_checkpoints_can_be_renamed(cloud):
+    """Once; another one that is there already is refused, not written to."""
+    (cloud.folder / "node").write_text("READY")
+    for k in (0, 1):
+        (cloud.folder / f"w{k}/mounted").unlink()
+    for _ in range(2):
+        assert cloud.run(SCRIPT, "install", *AT, "--bucket", "gs://bucket").returncode == 0
+    mounted = ["gcsfuse", "--implicit-dirs", "--rename-dir-limit=200000", "bucket", "/mnt/bucket"]
+    assert cloud.calls("gcsfuse") == [mounted] * 2
+    done = cloud.run(SCRIPT, "install", *AT, "--bucket", "gs://other")
+    assert done.returncode == 4 and "/mnt/bucket holds bucket, and --bucket is other" in done.stderr, done.stderr
+    assert len(cloud.calls("gcsfuse")) == 2
 
 
 def test_a_run_goes_on_where_that_helps(cloud):
