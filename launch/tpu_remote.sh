@@ -13,8 +13,14 @@ quote() {
   printf '%s' "$out"
 }
 
+# Ends a command where a run is under way: nothing may be changed below it.
+free_text() {
+  echo "if tmux has-session -t =$SESSION 2>/dev/null; then echo 'a run is under way; stop it first' >&2; exit 3; fi"
+}
+
 # The checkout that was copied there, and its requirements.
 install_text() {
+  free_text
   cat <<'TEXT'
 set -e; rm -rf ~/mae_jax; mkdir -p ~/mae_jax; tar xzf ~/mae_jax.tar.gz -C ~/mae_jax
 command -v tmux >/dev/null || { sudo apt-get update -q && sudo apt-get install -y -q tmux; }
@@ -68,7 +74,7 @@ while :; do
   echo "ended with status \$status: the same command resumes, start \$((starts + 1))" | tee -a \$run/log
   sleep 5
 done
-echo \$status >\$run/status
+echo \$status >\$run/status.new && mv \$run/status.new \$run/status
 TEXT
 }
 
@@ -83,7 +89,7 @@ start_text() {
   script=$(loop_text "$restarts" "$@")
   cat <<TEXT
 set -e
-if tmux has-session -t =$SESSION 2>/dev/null; then echo 'a run is under way; stop it first' >&2; exit 3; fi
+$(free_text)
 $mounted
 mkdir -p ~/mae_jax_run; rm -f ~/mae_jax_run/stop ~/mae_jax_run/status
 printf '%s\\n' $(quote "$script") >~/mae_jax_run/run.sh
@@ -91,12 +97,13 @@ tmux new-session -d -s $SESSION 'bash ~/mae_jax_run/run.sh'
 TEXT
 }
 
-# The last status of the run, "running", or "none".
+# The last status of the run, "running", or "none", behind a word by which it is told from what else is printed. The
+# session may end between two looks at the file.
 look_text() {
   cat <<TEXT
-if [ -e ~/mae_jax_run/status ]; then
-  cat ~/mae_jax_run/status
-elif tmux has-session -t =$SESSION 2>/dev/null; then echo running; else echo none; fi
+status=~/mae_jax_run/status
+if [ ! -e \$status ] && tmux has-session -t =$SESSION 2>/dev/null; then echo mae_jax_run=running
+elif [ -e \$status ]; then echo "mae_jax_run=\$(cat \$status)"; else echo mae_jax_run=none; fi
 TEXT
 }
 

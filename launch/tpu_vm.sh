@@ -164,35 +164,89 @@ install() {
 
 start() { ssh_all "$(start_text "$RESTARTS" "$(workdir_of "$@")" "$@")"; }
 
-# The last status of the run on worker 0, "running", or "none"; nothing where the worker does not answer.
+# What the workers say of the run, as one word; nothing where not all of them answer.
+#   STATUS   one that starting again does not help, of any worker; or that of the run, where it has ended on all of them
+#   none     there is no run on one of them
+#   running  it has not ended on all of them
+# STATUS+ and none+: elsewhere it still runs, or may.
 state_of_run() {
-  local look=("${SSH[@]}" --worker=0 "--command=$(look_text)")
-  if [ -n "$DRY" ]; then ask "${look[@]}"; else "${look[@]}" 2>/dev/null 3>&- || :; fi
+  local look=("${SSH[@]}" --worker=all "--command=$(look_text)") answers words='' silent='' more='' status
+  if [ -n "$DRY" ]; then
+    ask "${look[@]}"
+    return
+  fi
+  answers=$("${look[@]}" 2>"$ERRORS" 3>&-) || silent=1
+  words=" $(grep -oE 'mae_jax_run=([0-9]+|running|none)' <<<"$answers" | cut -d= -f2 | tr '\n' ' ' || :)"
+  [[ -z $silent && $words != *running* ]] || more=+
+  # shellcheck disable=SC2086
+  for status in $BAD_INPUT 3 4 $words; do
+    [[ $words == *" $status "* && ! $status =~ ^($DONE|$RESTART|$INTERRUPTED|13[4-9]|running|none)$ ]] || continue
+    echo "$status$more" && return
+  done
+  [ -z "$silent" ] || return 0
+  for status in none running "$RESTART" "$INTERRUPTED" 134 135 136 137 138 139 "$DONE"; do
+    [[ $words == *" $status "* ]] || continue
+    [ "$status" != none ] || status+=$more
+    echo "$status" && return
+  done
 }
 
+# Where nothing runs it does nothing.
 stop() { ssh_all "$(stop_text)"; }
 
-# Returns when the run has ended, with its status; 100 when the TPU was taken away.
-watch() {
-  local node state missing=0
+# Returns 0 when the TPU was taken away, 2 when somebody stopped it, else 1.
+lost() {
+  local node
+  node=$(state_of_node) || return 1
+  [ -z "$DRY" ] || return 1
+  case $node in
+    '' | PREEMPTED | TERMINATED) say "the TPU was taken away (${node:-it is not there any more})" ;;
+    STOPPED | STOPPING)
+      say "the TPU is $node: somebody stopped it. gcloud compute tpus tpu-vm start $NAME ${WHERE[*]}"
+      return 2
+      ;;
+    *) return 1 ;;
+  esac
+}
+
+# What the workers say, once they answer. That they do not is no reason to set up anything: a run may be under way. $1:
+# looks before it is given up, and 1 returned; 100 when the TPU was taken away.
+answer() {
+  local state gone looks=0
   while :; do
     state=$(state_of_run)
+    [ -z "$DRY$state" ] || break
+    lost && gone=0 || gone=$?
+    [ "$gone" -ne 0 ] || return 100
+    [ "$gone" -ne 2 ] || return 1
+    looks=$((looks + 1))
+    [ "$looks" -ne 3 ] || say "not all workers answer; what gcloud said last: $(tail -n 3 "$ERRORS")"
+    [ "$looks" -ne "$1" ] || return 1
+    sleep "$POLL"
+  done
+  echo "$state"
+}
+
+# Returns when the run has ended, with its status; 100 when the TPU was taken away, or has lost the run.
+watch() {
+  local state missing=0
+  while :; do
+    state=$(answer 0) || return
     [ -z "$DRY" ] || return 0
     case $state in
       running) missing=0 ;;
-      '' | none)
-        node=$(state_of_node) || return 1
+      none*)
         missing=$((missing + 1))
-        if gone "$node" || [ -z "$node" ]; then
-          say "the TPU was taken away (${node:-it is not there any more})"
-          return 100
-        fi
-        if [ "$missing" -ge 5 ]; then
-          say "there is no run on worker 0 that could be seen, though the TPU is $node"
+        if [ "$missing" -ge 2 ]; then
+          say "a worker has lost the run: it was started anew, for maintenance or a fault"
           return 100
         fi
         ;;
-      *[!0-9]*) say "worker 0 says '$state'" && return 1 ;;
+      *+)
+        say "a worker ended with status ${state%+}, which starting again does not help: the others are stopped"
+        stop || say "not all could be stopped"
+        return "${state%+}"
+        ;;
       *) return "$state" ;;
     esac
     sleep "$POLL"
@@ -201,16 +255,24 @@ watch() {
 
 # Create or attach, install, start, watch once; returns as `watch` does.
 attempt() {
+  local state tries=0
   create || return
-  if [ -z "$DRY" ] && [ "$(state_of_run)" = running ]; then
-    say "a run is under way on $NAME: watched"
-  else
-    if ! install || ! start "$@"; then
-      ! gone "$(state_of_node)" || return 100
+  while :; do
+    state=$(answer 20) || return
+    if [ "$state" = running ]; then
+      say "a run is under way on $NAME: watched"
+      break
+    fi
+    [[ $state != *+ ]] || stop || return 1 # some workers have it: all start together
+    ! install || ! start "$@" || break
+    ! lost || return 100
+    tries=$((tries + 1))
+    if [ "$tries" -ge "$TRIES" ]; then
       say "it could not be started; what the workers said is above"
       return 1
     fi
-  fi
+    sleep "$POLL"
+  done
   watch
 }
 
@@ -225,7 +287,7 @@ train() {
       break
     fi
     again=$((again + 1))
-    say "creating $NAME again ($again of at most $RECREATE); the same command resumes"
+    say "setting $NAME up again ($again of at most $RECREATE); the same command resumes"
     sleep "$POLL"
   done
   [ -n "$DRY" ] || say "ended with status $status"
@@ -248,7 +310,7 @@ workdir_of() {
 }
 
 NAME='' ZONE='' PROJECT='' TYPE='' VERSION='' SPOT='' DIRECT='' WAIT=86400 BUCKET='' RESTARTS=20 SHARED=''
-RECREATE=20 DELETE='' POLL=30 DRY='' YES='' WORKER=0
+RECREATE=20 DELETE='' POLL=30 TRIES=5 DRY='' YES='' WORKER=0
 SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VERB=${1:-}
 case $VERB in
@@ -316,6 +378,8 @@ elif [ $# -gt 0 ]; then
 fi
 [ -n "$DRY" ] || command -v gcloud >/dev/null || refuse "there is no gcloud here: https://cloud.google.com/sdk/docs/install"
 
+ERRORS=$(mktemp) # what gcloud said when the workers were last asked
+trap 'rm -f "$ERRORS"' EXIT
 exec 3>&1 # where a dry run prints queries, whose output is read
 WHERE=("--zone=$ZONE" "--project=$PROJECT")
 SSH=(gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}")

@@ -17,7 +17,8 @@ TYPE = ("--type", "v4-32", "--version", "tpu-ubuntu2204-base")
 COMMAND = ("--", "mae_jax", "train", "--config", "c.py", "--workdir", "/mnt/bucket/run")
 WHERE = ["--zone=us-central2-b", "--project=lab"]
 # A cloud with one TPU of two workers. Files: node, queue (their states; missing: not there), broken (every call fails).
-# Worker k has the home w$k; ssh runs its command there as sshd does, by a shell.
+# Worker k has the home w$k; ssh runs its command there as sshd does, by a shell. It does not answer as often as
+# w$k/deaf has lines; copying fails as often as unlucky has lines.
 GCLOUD = r"""
 cd "$STAND_INS"
 if [ -e broken ]; then echo 'PERMISSION_DENIED' >&2; exit 1; fi
@@ -29,7 +30,7 @@ case "$3 $4" in
   "tpu-vm describe") case $* in *acceleratorType*) show node >&2 && echo projects/x/v4-32 ;; *) show node ;; esac ;;
   "tpu-vm create") echo READY >node ;;
   "tpu-vm delete") rm -rf node w0 w1 ;;
-  "tpu-vm scp") [ -s "$5" ] || exit 1 ;;
+  "tpu-vm scp") [ -s "$5" ] || exit 1; if [ -s unlucky ]; then sed -i 1d unlucky; exit 1; fi ;;
   "tpu-vm ssh")
     [ "$(cat node)" = READY ] || { echo 'connection refused' >&2; exit 255; }
     worst=0
@@ -40,7 +41,8 @@ case "$3 $4" in
       [ "$worker" = all ] || [ "$worker" = $k ] || continue
       mkdir -p w$k/mae_jax w$k/mae_jax_venv/bin
       touch w$k/mae_jax_venv/bin/activate
-      case $do in *"pip install"*) continue ;; esac
+      if [ -s w$k/deaf ]; then sed -i 1d w$k/deaf; worst=255; continue; fi
+      case $do in *"pip install"*) HOME=$STAND_INS/w$k bash -c "${do%%set -e*}" || worst=$?; continue ;; esac
       HOME=$STAND_INS/w$k WORKER=$k bash -c "$do" || worst=$?
     done
     exit $worst
@@ -208,6 +210,65 @@ def test_what_does_not_help_is_not_tried_again(cloud, status):
     assert verbs(cloud) == ["queued-resources create", "tpu-vm scp"]
     wait_for(lambda: (cloud.folder / "w1/mae_jax_run/status").exists())  # it may start after worker 0 has ended
     assert len(cloud.calls("mae_jax")) == 2
+
+
+BUCKET = (*TYPE, "--bucket", "gs://bucket", "--poll", "0")
+WAITS = "for ((k = 0; k < 3000; k++)); do /bin/sleep 0.02; done"  # a worker that waits for another
+
+
+def test_one_worker_that_should_not_go_on_ends_all(cloud):
+    """Worker 1 gives up; worker 0 waits for it, is stopped and saves."""
+    (cloud.folder / "task").write_text(
+        f'until [ $WORKER = 0 ] || [ -e "$STAND_INS/w0/ready" ]; do /bin/sleep 0.01; done\n'
+        f"[ $WORKER = 0 ] || exit {exits.GIVEN_UP}\n"
+        f"trap 'echo saved; exit 143' TERM; touch \"$HOME/ready\"; {WAITS}"
+    )
+    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
+    assert done.returncode == exits.GIVEN_UP and "the others are stopped" in done.stderr, done.stderr
+    assert (cloud.folder / "w0/mae_jax_run/log").read_text() == "saved\n"
+    assert len(cloud.calls("mae_jax")) == 2
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_worker_that_has_lost_its_run_is_started_again_with_the_others(cloud, worker):
+    """Its session is gone, as after maintenance of its host; the other one waits for it."""
+    (cloud.folder / "task").write_text(
+        'echo x >>"$HOME/starts"; [ $(wc -l <"$HOME/starts") = 1 ] || exit 0; touch "$HOME/ready"\n'
+        f"until [ -e $STAND_INS/w0/ready ] && [ -e $STAND_INS/w1/ready ]; do /bin/sleep 0.01; done\n"
+        f"[ $WORKER = {1 - worker} ] || {{ kill -9 $(cat $HOME/session); exit 1; }}\n"
+        f"trap 'echo saved; exit 143' TERM; {WAITS}"
+    )
+    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
+    assert done.returncode == 0 and "has lost the run" in done.stderr, done.stderr
+    assert "saved" in (cloud.folder / f"w{1 - worker}/mae_jax_run/log").read_text()
+    assert verbs(cloud) == ["queued-resources create", "tpu-vm scp", "tpu-vm scp"]  # the TPU is the same
+    assert [(cloud.folder / f"w{k}/starts").read_text() for k in (0, 1)] == ["x\n" * 2] * 2
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_worker_that_does_not_answer_is_waited_for(cloud, worker):
+    """Nothing is installed over its run, however long ssh is down."""
+    (cloud.folder / "task").write_text(
+        f"echo x >>$HOME/starts; [ $WORKER = {worker} ] || exit 0\n"
+        "yes | head -30 >$HOME/deaf; while [ -s $HOME/deaf ]; do /bin/sleep 0.01; done"
+    )
+    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
+    assert done.returncode == 0 and "not all workers answer" in done.stderr, done.stderr
+    assert verbs(cloud) == ["queued-resources create", "tpu-vm scp"] and len(cloud.calls("mae_jax")) == 2
+
+
+def test_nothing_is_installed_below_a_run(cloud):
+    (cloud.folder / "node").write_text("READY")
+    (cloud.folder / "task").write_text(f"touch $HOME/ready; {WAITS}")
+    assert cloud.run(SCRIPT, "run", *AT, *COMMAND).returncode == 0
+    done = cloud.run(SCRIPT, "install", *AT)
+    assert done.returncode != 0 and done.stderr.count("a run is under way") == 2
+
+
+def test_what_fails_once_is_tried_again(cloud):
+    (cloud.folder / "unlucky").write_text("\n" * 3)
+    assert cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND).returncode == 0
+    assert verbs(cloud, "scp") == ["tpu-vm scp"] * 4
 
 
 def test_it_is_created_again_so_often_and_no_more(cloud):
