@@ -64,6 +64,7 @@ run=~/mae_jax_run starts=0
 while :; do
   $(quote "$@") >>\$run/log 2>&1 &
   echo \$! >\$run/pid
+  [ ! -e \$run/stop ] || kill -TERM \$! 2>/dev/null # stop came before it had this pid
   wait \$(cat \$run/pid) && status=0 || status=\$?
   case \$status in
     $RESTART | $INTERRUPTED | 13[4-9]) ;;
@@ -73,6 +74,7 @@ while :; do
   starts=\$((starts + 1))
   echo "ended with status \$status: the same command resumes, start \$((starts + 1))" | tee -a \$run/log
   sleep 5
+  [ ! -e \$run/stop ] || break
 done
 echo \$status >\$run/status.new && mv \$run/status.new \$run/status
 TEXT

@@ -240,6 +240,20 @@ def test_stop_saves_and_does_not_start_again(cloud):
     assert len(cloud.calls("mae_jax")) == 2
 
 
+def test_stop_in_the_pause_between_two_starts_is_heard(cloud):
+    (cloud.folder / "node").write_text("READY")
+    (cloud.folder / "task").write_text(f"exit {exits.RESTART}")
+    pause = (
+        '[ "$1" != 5 ] || { touch "$HOME/pauses"; until [ -e "$HOME/mae_jax_run/stop" ]; do /bin/sleep 0.01; done; }'
+    )
+    cloud.add(cloud.folder / "bin/sleep", f"{pause}\nexec /bin/sleep 0.01")
+    assert cloud.run(SCRIPT, "run", *AT, *COMMAND).returncode == 0
+    wait_for(lambda: all((cloud.folder / f"w{k}/pauses").exists() for k in (0, 1)))
+    assert cloud.run(SCRIPT, "stop", *AT).returncode == 0
+    assert [(cloud.folder / f"w{k}/mae_jax_run/status").read_text() for k in (0, 1)] == [f"{exits.RESTART}\n"] * 2
+    assert len(cloud.calls("mae_jax")) == 2
+
+
 def test_a_tpu_that_is_taken_away_is_created_again_and_the_run_resumes(cloud):
     """The first TPU is preempted in mid-run; on the second the same command ends well, and the TPU is deleted."""
     (cloud.folder / "task").write_text(
