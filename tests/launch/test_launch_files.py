@@ -177,12 +177,17 @@ def test_docker(tmp_path):
     printed = docker.run(script, *runs[:2], "--dry-run", *runs[2:]).stdout
     assert docker.calls() == expected and docker.run("bash", "-c", printed).returncode == 0
     assert docker.calls() == [*expected, expected[1]]
-    for argv, says in ((["run", *runs[2:]], "gpu or tpu"), (["build", "gpu"], "NAME:TAG"), (["start"], "is none of"),
+    start = ["run", "gpu", *image, "--work", work, "--", "mae_jax"]
+    for argv, says in ((["run", *runs[2:]], "gpu or tpu"), ([*start, "train"], "under /mnt/work"),
+                       ([*start, "train", "--workdir", "runs/x"], "--workdir=runs/x must be under /mnt/work"),
+                       ([*start, "embed", "--out=/tmp/x"], "under /mnt/work"),
+                       (["build", "gpu"], "NAME:TAG"), (["start"], "is none of"),
                        (["run", "gpu", *image, "--work", "/no", *COMMAND], "no directory"),
                        (["run", "gpu", *image, "--work", work], "no command")):  # fmt: skip
         done = docker.run(script, *argv)
         assert done.returncode == exits.BAD_INPUT and says in done.stderr, done.stderr
     assert len(docker.calls()) == 4
+    assert docker.run(script, *start, "list").returncode == 0 and len(docker.calls()) == 5  # writes nothing
 
 
 def test_scaling_adds_up():
