@@ -18,14 +18,14 @@ free_text() {
   echo "if tmux has-session -t =$SESSION 2>/dev/null; then echo 'a run is under way; stop it first' >&2; exit 3; fi"
 }
 
-# The checkout that was copied there, and its requirements.
+# The checkout that was copied there, and its requirements. A fresh machine upgrades itself, and holds apt's lock meanwhile.
 install_text() {
   free_text
   cat <<'TEXT'
 set -e; rm -rf ~/mae_jax; mkdir -p ~/mae_jax; tar xzf ~/mae_jax.tar.gz -C ~/mae_jax
-command -v tmux >/dev/null || { sudo apt-get update -q && sudo apt-get install -y -q tmux; }
+command -v tmux >/dev/null || { sudo apt-get -o DPkg::Lock::Timeout=600 update -q && sudo apt-get -o DPkg::Lock::Timeout=600 install -y -q tmux; }
 python=$(command -v python3.12 || command -v python3.11 || true)
-[ -n "$python" ] || { sudo apt-get update -q && sudo apt-get install -y -q python3.11 python3.11-venv; }
+[ -n "$python" ] || { sudo apt-get -o DPkg::Lock::Timeout=600 update -q && sudo apt-get -o DPkg::Lock::Timeout=600 install -y -q python3.11 python3.11-venv; }
 python=${python:-python3.11}
 [ -x ~/mae_jax_venv/bin/pip ] || "$python" -m venv ~/mae_jax_venv
 ~/mae_jax_venv/bin/pip install -q -e ~/mae_jax"[tpu]"
@@ -48,7 +48,7 @@ key=/usr/share/keyrings/gcsfuse.asc from=https://packages.cloud.google.com/apt
 curl -fsS \$from/doc/apt-key.gpg | sudo tee \$key >/dev/null
 echo "deb [signed-by=\$key] \$from gcsfuse-\$VERSION_CODENAME main" |
   sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-sudo apt-get update -q && sudo apt-get install -y -q gcsfuse; }
+sudo apt-get -o DPkg::Lock::Timeout=600 update -q && sudo apt-get -o DPkg::Lock::Timeout=600 install -y -q gcsfuse; }
 sudo mkdir -p $MOUNT && sudo chown "\$(id -un)" $MOUNT &&
   gcsfuse --implicit-dirs --rename-dir-limit=200000 $(quote "$1") $MOUNT
 TEXT

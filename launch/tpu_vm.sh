@@ -44,6 +44,8 @@ all:
   --dry-run            print every command, run none
   --help
 
+Several workers: gcloud needs your key in the ssh agent, where one runs: ssh-add ~/.ssh/google_compute_engine
+
 A TPU VM costs money from the moment it is there until it is deleted, whether anything runs on it or not:
 `tpu_vm.sh delete`, and `gcloud compute tpus tpu-vm list --zone ZONE` shows what is left.
 TEXT
@@ -201,14 +203,26 @@ train() {
   return "$status"
 }
 
-workdir_of() {
+# The last value of an option ($1, or its other name $2) in a command ($3 ...).
+value_of() {
+  local one=$1 other=$2 found=''
+  shift 2
   while [ $# -gt 0 ]; do
     case $1 in
-      --workdir=* | --out=*) printf '%s' "${1#*=}" ;;
-      --workdir | --out) printf '%s' "${2:-}" ;;
+      "$one="* | "$other="*) found=${1#*=} ;;
+      "$one" | "$other") found=${2:-} ;;
     esac
     shift
   done
+  printf '%s' "$found"
+}
+
+workdir_of() { value_of --workdir --out "$@"; }
+
+config_of() {
+  local found
+  found=$(value_of --config --config "$@")
+  printf '%s' "${found%%:*}"
 }
 
 NAME='' ZONE='' PROJECT='' TYPE='' VERSION='' SPOT='' DIRECT='' WAIT=86400 BUCKET='' RESTARTS=20 SHARED=''
@@ -262,6 +276,8 @@ fi
 [ "$VERB" != delete ] || [ -n "$YES" ] || [ -n "$DRY" ] || refuse "delete takes everything on the TPU's disks; add --yes."
 if [[ $VERB == install || $VERB == train ]]; then
   [ -f "$SOURCE/setup.cfg" ] || refuse "--source=$SOURCE is no checkout of mae_jax (it has no setup.cfg)."
+  git -C "$SOURCE" archive HEAD 2>/dev/null >/dev/null ||
+    refuse "--source=$SOURCE: git has no commit of it, and a commit is what is installed: a git clone is needed."
 fi
 if [[ $VERB == run || $VERB == train ]]; then
   [ $# -gt 0 ] || refuse "no command: give it after --, as in: -- mae_jax train --config C --workdir $MOUNT/run"
@@ -273,6 +289,9 @@ if [[ $VERB == run || $VERB == train ]]; then
   [ -z "$workdir" ] || [ -n "$SHARED" ] || [[ $workdir == /mnt/* ]] ||
     refuse "--workdir=$workdir is on one worker's disk, which is lost with the TPU: take --bucket gs://NAME and \
 --workdir=$MOUNT/run, or say --workdir-is-shared."
+  config=$(config_of "$@")
+  [[ $VERB != train || -z $config || $config == [/~]* ]] || git -C "$SOURCE" cat-file -e "HEAD:./$config" 2>/dev/null ||
+    refuse "--config=$config: the last commit of $SOURCE has no such file, and workers get nothing else. Commit it?"
   [ "$VERB" != train ] || [[ $workdir != "$MOUNT"/* ]] || [ -n "$BUCKET" ] ||
     refuse "--workdir is on $MOUNT, so --bucket gs://NAME is needed."
 elif [ $# -gt 0 ]; then
@@ -292,7 +311,9 @@ case $VERB in
   logs) run "${SSH[@]}" "--worker=$WORKER" '--command=tail -n 100 -F ~/mae_jax_run/log' ;;
   status)
     node=$(state_of_node) && queue=$(state_of_queue) || exit 1
-    [ -z "$node" ] || state=$(state_of_run)
+    [ -z "$node$DRY" ] || state=$(state_of_run)
+    [ -z "$DRY" ] || exit 0
+    [ "$node" != READY ] || [ -n "$state" ] || state='not known: not all workers answer'
     echo "TPU ${node:-is not there}, queued resource ${queue:-none}, run ${state:-none}"
     ;;
   stop) stop ;;

@@ -1,189 +1,21 @@
-"""launch/tpu_vm.sh against a stand-in cloud: what it asks for, in which order, and what becomes of a run."""
+"""launch/tpu_vm.sh against a stand-in cloud: what it installs, starts and refuses, and what becomes of a run."""
 
-import contextlib
 import os
 import shlex
 import signal
-import time
+import subprocess
 
 import pytest
-from stand_ins import LIMIT, ODD, ROOT, StandIns, finish
+from stand_ins import ODD, finish
+from tpu_cloud import AT, BUCKET, COMMAND, SCRIPT, TYPE, stand_in_cloud, verbs, wait_for
 
 from mae_jax.core import exits
-
-SCRIPT = ROOT / "launch/tpu_vm.sh"
-AT = ("--name", "mae", "--zone", "us-central2-b", "--project", "lab")
-TYPE = ("--type", "v4-32", "--version", "tpu-ubuntu2204-base")
-COMMAND = ("--", "mae_jax", "train", "--config", "c.py", "--workdir", "/mnt/bucket/run")
-WHERE = ["--zone=us-central2-b", "--project=lab"]
-# A cloud with one TPU of two workers. Files: node, queue (their states; missing: not there), broken (every call fails).
-# Worker k has the home w$k; ssh runs its command there as sshd does, by a shell. It does not answer as often as
-# w$k/deaf has lines; asking
-# and copying fail as often as unlucky has lines, deleting as often as stays has.
-GCLOUD = r"""
-cd "$STAND_INS"
-if [ -e broken ]; then echo 'PERMISSION_DENIED' >&2; exit 1; fi
-show() { if [ -e "$1" ]; then cat "$1"; else echo "ERROR: NOT_FOUND: $1" >&2; exit 1; fi; }
-case "$3 $4" in
-  "queued-resources describe")
-    case $* in *json*) cat asked 2>/dev/null || echo '{"acceleratorType": "v4-32"}' ;; *) show queue ;; esac ;;
-  "queued-resources create")
-    if [ -s unlucky ]; then sed -i 1d unlucky; exit 1; fi
-    case $* in *--spot*) echo '"spot": {},' ;; esac >asked
-    echo '"acceleratorType": "v4-32"' >>asked
-    echo "${ON_CREATE:-ACTIVE}" >queue; [ -n "${ON_CREATE:-}" ] || echo READY >node ;;
-  "queued-resources delete") if [ -s stays ]; then sed -i 1d stays; exit 1; fi; rm -rf queue node w0 w1 ;;
-  "tpu-vm describe") case $* in *acceleratorType*) show node >&2 && echo projects/x/v4-32 ;; *) show node ;; esac ;;
-  "tpu-vm create") echo READY >node ;;
-  "tpu-vm delete") rm -rf node w0 w1 ;;
-  "tpu-vm scp")
-    [ -s "$5" ] || exit 1
-    if [ -s unlucky ]; then
-      ! grep -q vanish unlucky || rm -f node queue
-      sed -i 1d unlucky
-      exit 1
-    fi
-    ;;
-  "tpu-vm ssh")
-    [ "$(cat node)" = READY ] || { echo 'connection refused' >&2; exit 255; }
-    worst=0
-    for argument in "$@"; do
-      case $argument in --worker=*) worker=${argument#*=} ;; --command=*) do=${argument#*=} ;; esac
-    done
-    for k in 0 1; do
-      [ "$worker" = all ] || [ "$worker" = $k ] || continue
-      mkdir -p w$k/mae_jax w$k/mae_jax_venv/bin
-      touch w$k/mae_jax_venv/bin/activate
-      if [ -s w$k/deaf ]; then sed -i 1d w$k/deaf; worst=255; continue; fi
-      case $do in *"pip install"*) HOME=$STAND_INS/w$k bash -c "${do%%set -e*}" || worst=$?; continue ;; esac
-      HOME=$STAND_INS/w$k WORKER=$k bash -c "$do" || worst=$?
-    done
-    exit $worst
-    ;;
-esac
-"""
-# A session is the process that a file in the worker's home names. As with tmux, it is out of the caller's process group
-# when the call returns: the caller may be killed at once.
-TMUX = r"""
-case $1 in
-  has-session) [ -e "$HOME/session" ] && kill -0 "$(cat "$HOME/session")" 2>/dev/null ;;
-  new-session)
-    rm -f "$HOME/session"
-    start='echo $$ >"$HOME/session.new" && mv "$HOME/session.new" "$HOME/session"; exec bash -c "$1"'
-    setsid bash -c "$start" - "${@: -1}" >>"$HOME/screen" 2>&1 </dev/null &
-    until [ -e "$HOME/session" ]; do /bin/sleep 0.01; done
-    ;;
-esac
-"""
 
 
 @pytest.fixture
 def cloud(tmp_path):
-    mount = {"gcsfuse": 'echo "${@: -2:1}" >"$HOME/mounted"', "findmnt": 'cat "$HOME/mounted"', "sudo": "",
-             "mountpoint": '[ -e "$HOME/mounted" ]'}  # fmt: skip
-    found = StandIns(tmp_path / "cloud", gcloud=GCLOUD, tmux=TMUX, **mount, mae_jax='. "$STAND_INS/task"',
-                     sleep="exec /bin/sleep 0.01", git='[ $3 = status ] || echo x >"${@: -2:1}"')  # fmt: skip
-    (found.folder / "task").write_text("exit 0")
-    for k in (0, 1):
-        (found.folder / f"w{k}").mkdir()
-        (found.folder / f"w{k}/mounted").write_text("bucket\n")
-    yield found
-    for home in found.folder.glob("w?"):  # whatever still runs there
-        for name in ("session", "mae_jax_run/pid"):
-            if (home / name).exists():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int((home / name).read_text()), signal.SIGKILL)
-
-
-def verbs(cloud, *wanted):
-    """The calls of gcloud that change something (or those wanted), each by its verb."""
-    calls = [" ".join(call[3:5]) for call in cloud.calls("gcloud")]
-    return [call for call in calls if call.split()[1] in (wanted or ("create", "delete", "scp"))]
-
-
-def wait_for(happened, process=None):
-    until = time.monotonic() + LIMIT
-    while not happened():
-        assert process is None or process.poll() is None, process.communicate(timeout=10)
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def test_create_asks_once_and_attaches_after_that(cloud):
-    done = cloud.run(SCRIPT, "create", *AT, *TYPE, "--spot", "--poll", "0")
-    assert done.returncode == 0 and "costs from now on" in done.stderr, done.stderr
-    create = [call for call in cloud.calls("gcloud") if call[4] == "create"]
-    assert create == [
-        ["gcloud", "compute", "tpus", "queued-resources", "create", "mae", *WHERE, "--node-id=mae",
-         "--accelerator-type=v4-32", "--runtime-version=tpu-ubuntu2204-base", "--valid-until-duration=86400s", "--spot"]
-    ]  # fmt: skip
-    done = cloud.run(SCRIPT, "create", *AT, *TYPE, "--spot")
-    assert done.returncode == 0 and "attached" in done.stderr and verbs(cloud) == ["queued-resources create"]
-    done = cloud.run(SCRIPT, "create", *AT, "--type", "v4-8", "--version", "x", "--spot")
-    assert done.returncode == exits.BAD_INPUT and "is there as v4-32" in done.stderr
-    assert cloud.run(SCRIPT, "delete", *AT, "--yes").returncode == 0
-    assert cloud.run(SCRIPT, "create", *AT, *TYPE, "--direct").returncode == 0
-    assert cloud.calls("gcloud")[-2][3:] == [
-        "tpu-vm", "create", "mae", *WHERE, "--accelerator-type=v4-32", "--version=tpu-ubuntu2204-base"
-    ]  # fmt: skip
-
-
-def test_an_error_is_not_taken_for_nothing_there(cloud):
-    """Without permission it creates nothing, and says what gcloud said."""
-    (cloud.folder / "broken").touch()
-    done = cloud.run(SCRIPT, "train", *AT, *TYPE, "--bucket", "gs://bucket", "--poll", "0", *COMMAND)
-    assert done.returncode == 1 and "PERMISSION_DENIED" in done.stderr and verbs(cloud) == []
-
-
-def test_what_failed_is_deleted_first(cloud):
-    (cloud.folder / "queue").write_text("FAILED")
-    assert cloud.run(SCRIPT, "create", *AT, *TYPE, "--poll", "0").returncode == 0
-    assert verbs(cloud) == ["queued-resources delete", "queued-resources create"]
-    (cloud.folder / "node").write_text("PREEMPTED")
-    (cloud.folder / "queue").write_text("SUSPENDED")
-    assert cloud.run(SCRIPT, "create", *AT, *TYPE, "--poll", "0").returncode == 0
-    assert verbs(cloud)[2:] == ["queued-resources delete", "queued-resources create"]
-
-
-@pytest.mark.parametrize(
-    "node, queue, asked, options, says",
-    [
-        ("STOPPED", None, None, TYPE, "by somebody's wish"),
-        ("PREEMPTED", "SUSPENDED", None, ("--type", "v4-8", *TYPE[2:]), "is there as v4-32"),
-        (None, "WAITING_FOR_RESOURCES", '"acceleratorType": "v4-8"', TYPE, "is there as v4-8"),
-        (None, "FAILED", '"acceleratorType": "v4-8"', TYPE, "is there as v4-8"),
-        (None, "ACCEPTED", None, (*TYPE, "--spot"), "without --spot"),
-        (None, "ACCEPTED", '"spot": {}, "acceleratorType": "v4-32"', TYPE, "with --spot"),
-    ],
-)
-def test_what_is_there_and_was_not_asked_for_is_left_alone(cloud, node, queue, asked, options, says):
-    for name, text in (("node", node), ("queue", queue), ("asked", asked)):
-        if text:
-            (cloud.folder / name).write_text(text)
-    done = cloud.run(SCRIPT, "create", *AT, *options, "--poll", "0")
-    assert done.returncode == exits.BAD_INPUT and says in done.stderr, done.stderr
-    assert verbs(cloud) == []
-
-
-def test_waiting_ends_where_nothing_can_come(cloud):
-    """A node that was taken away before it was ready, and a request that was deleted elsewhere; then by the clock."""
-    (cloud.folder / "node").write_text("CREATING")
-    process = cloud.start(SCRIPT, "create", *AT, *TYPE, "--direct", "--poll", "0")
-    wait_for(lambda: len(cloud.calls("sleep")) > 1, process)
-    (cloud.folder / "node").write_text("PREEMPTED")
-    done = finish(process)
-    assert done.returncode == 1 and "was taken away, or deleted elsewhere (PREEMPTED)" in done.stderr, done.stderr
-    (cloud.folder / "node").unlink()
-    (cloud.folder / "queue").write_text("ACCEPTED")
-    slept = len(cloud.calls("sleep"))
-    process = cloud.start(SCRIPT, "create", *AT, *TYPE, "--poll", "0")
-    wait_for(lambda: len(cloud.calls("sleep")) > slept + 1, process)
-    (cloud.folder / "queue").unlink()
-    done = finish(process)
-    assert done.returncode == 1 and "deleted elsewhere (no node)" in done.stderr, done.stderr
-    (cloud.folder / "queue").write_text("ACCEPTED")
-    done = cloud.run(SCRIPT, "create", *AT, *TYPE, "--poll", "0", "--wait", "0")
-    assert done.returncode == 1 and "not ready after 0 s" in done.stderr, done.stderr
+    with stand_in_cloud(tmp_path / "cloud") as found:
+        yield found
 
 
 def test_arguments_reach_the_workers_as_they_were(cloud):
@@ -280,7 +112,6 @@ def test_what_does_not_help_is_not_tried_again(cloud, status):
     assert len(cloud.calls("mae_jax")) == 2
 
 
-BUCKET = (*TYPE, "--bucket", "gs://bucket", "--poll", "0")
 WAITS = "for ((k = 0; k < 3000; k++)); do /bin/sleep 0.02; done"  # a worker that waits for another
 
 
@@ -333,37 +164,6 @@ def test_nothing_is_installed_below_a_run(cloud):
     assert done.returncode != 0 and done.stderr.count("a run is under way") == 2
 
 
-def test_what_fails_once_is_tried_again(cloud):
-    """Asking for the TPU, deleting it, copying."""
-    for name, times in (("unlucky", 4), ("stays", 1)):
-        (cloud.folder / name).write_text("\n" * times)
-    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, "--delete-when-done", *COMMAND)
-    assert done.returncode == 0, done.stderr
-    create, delete = "queued-resources create", "queued-resources delete"
-    assert verbs(cloud) == [create] * 5 + ["tpu-vm scp"] + [delete] * 2
-    (cloud.folder / "calls").unlink()
-    (cloud.folder / "node").write_text("READY")
-    (cloud.folder / "unlucky").write_text("\n" * 3)
-    assert cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND).returncode == 0
-    assert verbs(cloud) == ["tpu-vm scp"] * 4
-
-
-def test_a_tpu_that_vanishes_while_it_is_set_up_is_asked_for_again(cloud):
-    (cloud.folder / "queue").write_text("ACTIVE")
-    (cloud.folder / "node").write_text("READY")
-    (cloud.folder / "unlucky").write_text("vanish\n")
-    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
-    assert done.returncode == 0 and "it is not there any more" in done.stderr, done.stderr
-    assert verbs(cloud) == ["tpu-vm scp", "queued-resources create", "tpu-vm scp"]
-
-
-def test_it_is_created_again_so_often_and_no_more(cloud):
-    options = (*TYPE, "--bucket", "gs://bucket", "--poll", "0", "--recreate", "2")
-    done = cloud.run(SCRIPT, "train", *AT, *options, *COMMAND, ON_CREATE="FAILED")
-    assert done.returncode == exits.RESTART, done.stderr
-    assert verbs(cloud, "create") == ["queued-resources create"] * 3
-
-
 @pytest.mark.parametrize(
     "argv, says",
     [
@@ -389,6 +189,36 @@ def test_it_refuses_before_anything_costs(cloud, argv, says):
     assert cloud.calls("gcloud") == []
 
 
+def test_what_cannot_be_installed_is_refused_before_anything_costs(cloud, tmp_path):
+    """A checkout without git; then a config that is there, and not committed; then all is well."""
+    (cloud.folder / "bin/git").unlink()
+    source, me = tmp_path / "source", ("-c", "user.name=me", "-c", "user.email=me@localhost")
+    (source / "configs").mkdir(parents=True)
+    (source / "setup.cfg").write_text("")
+    command = ("--source", source, "--", "mae_jax", "train", "--workdir", "/mnt/bucket/run", "--config")
+    train = (SCRIPT, "train", *AT, *BUCKET, *command)
+    for verb in (("install", *AT, "--source", source), train[1:] + ("configs/new.py",)):
+        done = cloud.run(SCRIPT, *verb, GIT_CEILING_DIRECTORIES=str(tmp_path))
+        assert done.returncode == exits.BAD_INPUT and "a git clone is needed" in done.stderr, done.stderr
+    git = lambda *argv: subprocess.run(["git", "-C", source, *me, *argv], check=True, capture_output=True)
+    git("init"), git("add", "setup.cfg"), git("commit", "-m", "one")
+    (source / "configs/new.py").write_text("")
+    for config in ("configs/new.py:arg", "./configs/new.py"):
+        done = cloud.run(*train, config)
+        assert done.returncode == exits.BAD_INPUT and "new.py: the last commit of" in done.stderr, done.stderr
+    assert cloud.calls("gcloud") == []
+    git("add", "configs"), git("commit", "-m", "two")
+    for config in ("configs/new.py:arg", "./configs/new.py", "/mnt/bucket/other.py"):
+        done = cloud.run(*train, config)
+        assert done.returncode == 0, done.stderr
+
+
+def test_apt_waits_for_its_lock(cloud):
+    """A fresh machine upgrades itself."""
+    sent = cloud.run(SCRIPT, "install", *AT, "--bucket", "gs://bucket", "--dry-run").stdout
+    assert sent.count("apt-get") == 6 == sent.count("apt-get -o DPkg::Lock::Timeout=600 ")
+
+
 def test_dry_run_prints_every_command(cloud):
     """What `train --dry-run` prints, read by a shell's rules, is what `train` calls."""
     options = (*TYPE, "--bucket", "gs://bucket", "--poll", "0")
@@ -406,6 +236,8 @@ def test_dry_run_prints_every_command(cloud):
         (cloud.folder / "calls").unlink(missing_ok=True)
         done = cloud.run(SCRIPT, verb, *AT, "--dry-run", *more)
         assert done.returncode == 0 and "gcloud compute tpus " in done.stdout, (verb, done.stderr)
+        assert verb not in ("status", "logs") or "--command=" in done.stdout
+        assert "TPU is not there" not in done.stdout  # nobody has asked
         assert cloud.calls("gcloud") == []
     assert cloud.run(SCRIPT, "train", "--help").stdout.startswith("usage: launch/tpu_vm.sh")
 
