@@ -133,15 +133,23 @@ def test_jobsets_are_refused_before_anything_costs(tmp_path, argv, says):
     assert kubectl.calls() == []
 
 
-def test_a_jobset_is_applied(tmp_path):
-    kubectl = StandIns(tmp_path / "cluster", kubectl='cat >"$STAND_INS/applied"')
-    done = kubectl.run(sys.executable, JOBSET, *TPU, *COMMAND)
+def test_a_jobset_is_created(tmp_path):
+    """By `kubectl create`, which fails where it is there already; `apply` of a finished one starts nothing."""
+    kubectl = StandIns(tmp_path / "cluster", kubectl='cat >"$STAND_INS/created"')
+    done = kubectl.run(sys.executable, JOBSET, *TPU, "--slices", "2", *COMMAND)
     assert done.returncode == 0 and "delete jobset mae" in done.stdout, done.stderr
-    assert kubectl.calls() == [["kubectl", "apply", "-f", "-"]]
-    printed = jobset(*TPU, "--dry-run", *COMMAND).stdout
-    assert printed == (tmp_path / "cluster/applied").read_text() + "# kubectl apply -f -\n"
+    assert "--max-log-requests=8" in done.stdout  # two slices of four hosts
+    assert kubectl.calls() == [["kubectl", "create", "-f", "-"]]
+    printed = jobset(*TPU, "--slices", "2", "--dry-run", *COMMAND).stdout
+    assert printed == (tmp_path / "cluster/created").read_text() + "# kubectl create -f -\n"
+    assert "--max-log-requests=2" in kubectl.run(sys.executable, JOBSET, *GPU, *COMMAND).stdout
     kubectl.add(tmp_path / "cluster/bin/kubectl", "exit 7")
-    assert kubectl.run(sys.executable, JOBSET, *TPU, *COMMAND).returncode == 7
+    done = kubectl.run(sys.executable, JOBSET, *TPU, *COMMAND)
+    assert done.returncode == 7 and "delete it first: kubectl -n default delete jobset mae" in done.stderr
+
+
+def test_the_driver_is_found_where_gke_puts_it():
+    assert "ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in (LAUNCH / "Dockerfile.gpu").read_text().splitlines()
 
 
 @pytest.mark.parametrize("kind, extra", [("gpu", "cuda"), ("tpu", "tpu")])
