@@ -98,8 +98,9 @@ taken() { [[ $1 =~ ^(PREEMPTED|TERMINATED)$ ]]; }
 wait_ready() {
   local node queue absent=0
   while :; do
-    if node=$(state_of_node) && { [ -n "$DRY" ] || [ "$node" = READY ]; }; then break; fi
-    queue=$(state_of_queue) || queue='no answer' # of a network that is down for a while
+    node=$(state_of_node) || node='no answer' # the network may be down for a while
+    [ -z "$DRY" ] && [ "$node" != READY ] || break
+    queue=$(state_of_queue) || queue='no answer'
     if [ "$SECONDS" -ge "$1" ]; then
       say "$NAME is not ready after $WAIT s (${node:-no node}, ${queue:-not queued}). What was asked for without \
 a limit (--wait 0, or not by this script) may still come, and cost: tpu_vm.sh delete --name $NAME ${WHERE[*]} --yes"

@@ -29,7 +29,7 @@ create, train:
   --version VERSION    software version of the TPU, as v2-alpha-tpuv5-lite, v2-alpha-tpuv6e   (required)
   --spot               cheaper; may be taken away at any time
   --direct             ask for it at once in the place of queueing
-  --wait SECONDS       how long to wait for it (default 86400)
+  --wait SECONDS       how long to wait for it; the queued request ends then (default 86400; 0: it does not end)
 install, train:
   --bucket gs://NAME   mounted at /mnt/bucket on all workers with gcsfuse
   --source DIR         a checkout of mae_jax (default: the one that this script is in)
@@ -37,7 +37,7 @@ run, train:
   --restarts N         starts on the spot after status 75 or 143, or when a process was lost (default 20)
   --workdir-is-shared  the --workdir of the command is seen by all workers, though it is not under /mnt
 train:
-  --recreate N         times that a TPU is created again (default 20)
+  --recreate N         times that a TPU is created again, or set up again (default 20)
   --delete-when-done   delete the TPU when the run has ended with status 0
 all:
   --poll SECONDS       between two looks (default 30)
@@ -70,12 +70,13 @@ run() {
 ssh_all() { run "${SSH[@]}" --worker=all --command="$1"; }
 
 install() {
-  local archive
+  local archive copied=0
   archive=$(mktemp -u "${TMPDIR:-/tmp}/mae_jax_XXXXXX.tar.gz")
   [ -z "$(git -C "$SOURCE" status --porcelain 2>/dev/null)" ] || say "changes that are not committed are not installed"
   run git -C "$SOURCE" archive --format=tar.gz -o "$archive" HEAD || return 1
-  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mae_jax.tar.gz" "${WHERE[@]}" --worker=all || return 1
+  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mae_jax.tar.gz" "${WHERE[@]}" --worker=all || copied=$?
   run rm -f "$archive"
+  [ "$copied" -eq 0 ] || return 1
   ssh_all "$(install_text)" || return 1
   [ -n "$BUCKET" ] || return 0
   ssh_all "$(mount_text "${BUCKET#gs://}")"
@@ -163,12 +164,14 @@ attempt() {
   create || return
   while :; do
     state=$(answer 20) || return
-    if [ "$state" = running ]; then
+    if [ "$state" = running ] && [ "$tries" -eq 0 ]; then
       say "a run is under way on $NAME: watched"
       break
     fi
-    [[ $state != *+ ]] || stop || return 1 # some workers have it: all start together
-    ! install || ! start "$@" || break
+    # All start together: where some have a run, or a start failed half way, it is stopped first.
+    if { [[ $state != *+ && $tries -eq 0 ]] || stop; } && install && start "$@"; then
+      break
+    fi
     ! lost || return 100
     tries=$((tries + 1))
     if [ "$tries" -ge "$TRIES" ]; then
@@ -186,7 +189,7 @@ train() {
     attempt "$@" && status=0 || status=$?
     [ "$status" -eq 100 ] || break
     if [ "$again" -ge "$RECREATE" ]; then
-      say "it was created again $RECREATE times (--recreate)"
+      say "it was set up again $RECREATE times (--recreate)"
       status=$RESTART
       break
     fi

@@ -156,6 +156,22 @@ def test_a_worker_that_does_not_answer_is_waited_for(cloud, worker):
     assert verbs(cloud) == ["queued-resources create", "tpu-vm scp"] and len(cloud.calls("mae_jax")) == 2
 
 
+def test_a_start_that_fails_half_way_is_not_taken_for_a_run(cloud):
+    """Worker 1, which has the status of an older run, does not hear the start; worker 0 waits for it."""
+    (cloud.folder / "node").write_text("READY")
+    for k in (0, 1):
+        (cloud.folder / f"w{k}/mae_jax_run").mkdir()
+        (cloud.folder / f"w{k}/mae_jax_run/status").write_text(f"{exits.RESTART}\n")
+    (cloud.folder / "w1/deaf").write_text("n\n" * 3 + "y\n")  # looked at, installed, mounted, started
+    (cloud.folder / "task").write_text(
+        'echo x >>"$HOME/starts"; [ $WORKER = 0 ] && [ $(wc -l <"$HOME/starts") = 1 ] || exit 0\n'
+        f"trap 'exit 143' TERM; {WAITS}"
+    )
+    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
+    assert done.returncode == 0, done.stderr
+    assert [(cloud.folder / f"w{k}/starts").read_text().count("x") for k in (0, 1)] == [2, 1]
+
+
 def test_nothing_is_installed_below_a_run(cloud):
     (cloud.folder / "node").write_text("READY")
     (cloud.folder / "task").write_text(f"touch $HOME/ready; {WAITS}")

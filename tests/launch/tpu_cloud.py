@@ -16,8 +16,8 @@ COMMAND = ("--", "mae_jax", "train", "--config", "c.py", "--workdir", "/mnt/buck
 BUCKET = (*TYPE, "--bucket", "gs://bucket", "--poll", "0")
 WHERE = ["--zone=us-central2-b", "--project=lab"]
 # A cloud with one TPU of two workers. Files: node, queue (their states; missing: not there), broken (every call fails).
-# Worker k has the home w$k; ssh runs its command there as sshd does, by a shell. It does not answer as often as
-# w$k/deaf has lines; asking
+# Worker k has the home w$k; ssh runs its command there as sshd does, by a shell. Of the lines of w$k/deaf
+# each is for one command: it is not answered where y is said; asking
 # and copying fail as often as unlucky has lines, deleting as often as stays has.
 GCLOUD = r"""
 cd "$STAND_INS"
@@ -53,7 +53,11 @@ case "$3 $4" in
       [ "$worker" = all ] || [ "$worker" = $k ] || continue
       mkdir -p w$k/mae_jax w$k/mae_jax_venv/bin
       touch w$k/mae_jax_venv/bin/activate
-      if [ -s w$k/deaf ]; then sed -i 1d w$k/deaf; worst=255; continue; fi
+      if [ -s w$k/deaf ]; then
+        said=$(head -n 1 w$k/deaf)
+        sed -i 1d w$k/deaf
+        if [ "$said" = y ]; then worst=255; continue; fi
+      fi
       case $do in *"pip install"*) HOME=$STAND_INS/w$k bash -c "${do%%set -e*}" || worst=$?; continue ;; esac
       HOME=$STAND_INS/w$k WORKER=$k bash -c "$do" || worst=$?
     done
