@@ -11,38 +11,43 @@ what compiling took is given back to the system first. Pages that a step never t
 import argparse
 import ctypes
 import gc
-import json
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from train_step import hardware, versions, write_record
 
 from mae_jax.ahead import program, step
 from mae_jax.ahead.topology import topology
 from mae_jax.commands.options import OVERRIDES_HELP, split_overrides
+from mae_jax.core.errors import UserError
+from mae_jax.core.exits import BAD_INPUT, DONE
 
 MIB = 2**20
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print both peaks and their ratio."""
-    arguments, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=OVERRIDES_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", required=True, help="a config file of pretraining")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args(arguments)
-    found = measure(step.ask(args.config, overrides), args.steps)
-    found = {"config": args.config, "overrides": overrides} | found
+    """Print both peaks and their ratio, and write them as JSON if asked."""
+    argv, raw = sys.argv[1:] if argv is None else argv, argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=OVERRIDES_HELP, formatter_class=raw)
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="a config file of mae_jax train")
+    parser.add_argument("--steps", type=int, default=3, help="default 3")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, with versions")
+    try:
+        rest, overrides = split_overrides(argv)
+        args = parser.parse_args(rest)
+        if args.steps < 1:
+            raise UserError("--steps counts from 1.")
+        found = measure(step.ask(args.config, overrides), args.steps)
+    except UserError as error:
+        print(f"memory.py: {error}", file=sys.stderr)
+        return BAD_INPUT
     for name in ("predicted", "measured"):
         print(f"{name:10} {found[name] / MIB:10.1f} MiB per device")
     print(f"predicted over measured: {found['predicted'] / found['measured']:.3f}   ({found['by']})")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
+        write_record(args.json, ["benchmarks/memory.py", *argv], found)
+    return DONE
 
 
 def measure(asked: step.Asked, steps: int) -> dict[str, Any]:
@@ -72,9 +77,8 @@ def measure(asked: step.Asked, steps: int) -> dict[str, Any]:
         measured, by = here.devices[0].memory_stats()["peak_bytes_in_use"], "the allocator's peak"
     return {
         "predicted": predicted.peak, "measured": measured, "by": by, "arguments": predicted.arguments,
-        "temporaries": predicted.temporaries, "device": here.kind, "devices": len(here.devices),
-        "machine": f"{platform.processor() or platform.machine()}, {platform.system()} {platform.release()}",
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        "temporaries": predicted.temporaries, "settings": {"steps": steps},
+        "hardware": hardware(list(here.devices)), "versions": versions(), "config": run.config.to_dict(),
     }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from mae_jax.eval.figures import COLOURS, finish, panels, save
 
 def name_of(record: dict[str, Any]) -> str:
     """ "vit_b16_imagenet, batch 16, float32"."""
-    argv = record["argv"]
-    config = Path(argv[argv.index("--config") + 1]).stem
+    argv = [part for word in record["argv"] for part in word.split("=", 1)]  # --config FILE and --config=FILE
+    config = Path(argv[argv.index("--config") + 1].partition(":")[0]).stem
     return f"{config}, batch {record['config']['train']['batch']}, {record['config']['train']['precision']}"
 
 

@@ -72,6 +72,16 @@ case $VERB in
   run)
     [ -d "$WORK" ] || refuse "--work=$WORK is no directory of this machine."
     [ $# -gt 0 ] || refuse "no command: give it after --, as in: -- mae_jax train --config C --workdir /mnt/work/run"
+    workdir=''
+    for ((i = 1; i <= $#; i++)); do
+      next=$((i + 1))
+      case ${!i} in
+        --workdir=* | --out=*) workdir=${!i#*=} ;;
+        --workdir | --out) workdir=${!next:-} ;;
+      esac
+    done
+    [[ $workdir == /mnt/work/?* || -z $workdir && ! "${1##*/} ${2:-}" =~ ^mae_jax\ (train|finetune|segment)$ ]] ||
+      refuse "--workdir=$workdir must be under /mnt/work: all else is lost with the container."
     devices=(--gpus all)
     [ "$KIND" = gpu ] || devices=(--privileged --network host)
     run docker run --rm --init --stop-timeout 300 "${devices[@]}" --shm-size "$SHM" \

@@ -6,8 +6,9 @@
     python launch/local.py -n 2 --devices 4 --restarts 3 -- mae_jax train ...
 
 Every process gets --coordinator, --processes and --process-id at the end of its command, and every line that it prints
-is marked with its number. SIGTERM and SIGINT are passed on to all, SIGHUP and SIGUSR1 as SIGTERM. When one process ends
-badly the others get --grace seconds to end by themselves, then SIGTERM, and after as long again SIGKILL.
+is marked with its number. SIGTERM and SIGINT are passed on to all, SIGHUP, SIGQUIT and SIGUSR1 as SIGTERM; on Linux
+they get SIGTERM as well when this program is killed (setpriv, of util-linux). When one process ends badly the others
+get --grace seconds to end by themselves, then SIGTERM, and after as long again SIGKILL.
 
 The exit status is that of the run (mae_jax/core/exits.py): 0 when all ended well; 2, 3 and 4 where one process said so
 (starting again will not help); 75 where a process hung or was lost, which is started again --restarts times; 143 after
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where mae_j
 from mae_jax.core.exits import BAD_INPUT, DONE, GIVEN_UP, INTERRUPTED, RESTART, TOO_LARGE  # noqa: E402
 
 # Signal -> what the processes get. mae_jax saves and stops at SIGTERM and SIGINT; of the others it would die.
-PASSED_ON = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT,
+PASSED_ON = {signal.SIGTERM: signal.SIGTERM, signal.SIGINT: signal.SIGINT, signal.SIGQUIT: signal.SIGTERM,
              signal.SIGHUP: signal.SIGTERM, signal.SIGUSR1: signal.SIGTERM}  # fmt: skip
 OURS = ("--coordinator", "--processes", "--process-id")
 POLL = 0.05  # seconds
@@ -76,9 +77,19 @@ def environments(platform: str, count: int, devices: int | None) -> list[dict[st
     return [{"CUDA_VISIBLE_DEVICES": ",".join(found[i * each : (i + 1) * each])} for i in range(count)]
 
 
+def dies_with_us() -> list[str]:
+    """What goes before a command that shall get SIGTERM when we are killed; nothing where that cannot be had."""
+    before = ["setpriv", "--pdeathsig", "TERM", "--"]
+    if shutil.which(before[0]) is None:
+        return []
+    tried = subprocess.run([*before, "true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # busybox has less
+    return before if tried.returncode == 0 else []
+
+
 def commands(command: Sequence[str], count: int, port: int) -> list[list[str]]:
+    command = [*dies_with_us(), *command]
     if count == 1:
-        return [list(command)]
+        return [command]
     address = f"127.0.0.1:{port}"
     shared = [*command, "--coordinator", address, "--processes", str(count), "--process-id"]
     return [[*shared, str(i)] for i in range(count)]
@@ -132,9 +143,13 @@ class Group:
     def _copy(self, number: int, pipe: IO[bytes], out: IO[bytes]) -> None:
         mark = f"[{number}] ".encode()
         for line in pipe:
-            with self._lock:
-                out.write(mark + line.rstrip(b"\n") + b"\n")
-                out.flush()
+            # Where nobody reads us any more (`| head`) lines go nowhere, and are read on: the process must not wait.
+            with self._lock, contextlib.suppress(OSError):
+                try:
+                    out.write(mark + line.rstrip(b"\n") + b"\n")
+                    out.flush()
+                except BrokenPipeError:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
     def send(self, number: int) -> None:
         """Pass a signal on to every process that lives; their helpers are theirs to stop."""

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Cloud TPU VMs: create or attach, install, run inside tmux on every worker, watch, create again. See --help.
+# shellcheck disable=SC2034 # tpu_cloud.sh and tpu_remote.sh read what is set here
 set -euo pipefail
 
 # Exit statuses of mae_jax (mae_jax/core/exits.py).
 DONE=0 BAD_INPUT=2 RESTART=75 INTERRUPTED=143
-SESSION=mae_jax MOUNT=/mnt/bucket
+# shellcheck source=/dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/tpu_remote.sh"
+# shellcheck source=/dev/null
+. "$(dirname "${BASH_SOURCE[0]}")/tpu_cloud.sh"
 
 usage() {
   cat <<'TEXT'
@@ -25,7 +29,7 @@ create, train:
   --version VERSION    software version of the TPU, as v2-alpha-tpuv5-lite, v2-alpha-tpuv6e   (required)
   --spot               cheaper; may be taken away at any time
   --direct             ask for it at once in the place of queueing
-  --wait SECONDS       how long to wait for it (default 86400)
+  --wait SECONDS       how long to wait for it; the queued request ends then (default 86400; 0: it does not end)
 install, train:
   --bucket gs://NAME   mounted at /mnt/bucket on all workers with gcsfuse
   --source DIR         a checkout of mae_jax (default: the one that this script is in)
@@ -33,12 +37,14 @@ run, train:
   --restarts N         starts on the spot after status 75 or 143, or when a process was lost (default 20)
   --workdir-is-shared  the --workdir of the command is seen by all workers, though it is not under /mnt
 train:
-  --recreate N         times that a TPU is created again (default 20)
+  --recreate N         times that a TPU is created again, or set up again (default 20)
   --delete-when-done   delete the TPU when the run has ended with status 0
 all:
   --poll SECONDS       between two looks (default 30)
   --dry-run            print every command, run none
   --help
+
+Several workers: gcloud needs your key in the ssh agent, where one runs: ssh-add ~/.ssh/google_compute_engine
 
 A TPU VM costs money from the moment it is there until it is deleted, whether anything runs on it or not:
 `tpu_vm.sh delete`, and `gcloud compute tpus tpu-vm list --zone ZONE` shows what is left.
@@ -52,16 +58,6 @@ refuse() {
 
 say() { printf 'tpu_vm.sh: %s\n' "$1" >&2; }
 
-# Its arguments as one line that any shell reads back: each in single quotes where it needs any.
-quote() {
-  local word out=''
-  for word in "$@"; do
-    [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
-    out+="${out:+ }$word"
-  done
-  printf '%s' "$out"
-}
-
 # Run a command, or print it.
 run() {
   if [ -n "$DRY" ]; then
@@ -71,193 +67,91 @@ run() {
   fi
 }
 
-# What gcloud says of a thing; nothing where there is no such thing, and on a dry run, which prints the command. Other
-# errors (the network, permissions) are tried again, and then are ours: as "not there" they would create another.
-ask() {
-  local errors tries=0
-  if [ -n "$DRY" ]; then
-    { quote "$@" && echo; } >&3
-    return
-  fi
-  errors=$(mktemp)
-  while ! "$@" 2>"$errors" 3>&-; do
-    ! grep -qiE 'NOT_FOUND|not found' "$errors" || break
-    tries=$((tries + 1))
-    if [ "$tries" -ge 5 ]; then
-      cat "$errors" >&2
-      rm -f "$errors"
-      return 1
-    fi
-    sleep "$POLL"
-  done
-  rm -f "$errors"
-}
-
 ssh_all() { run "${SSH[@]}" --worker=all --command="$1"; }
 
-state_of_queue() { ask gcloud compute tpus queued-resources describe "$NAME" "${WHERE[@]}" '--format=value(state.state)'; }
-state_of_node() { ask gcloud compute tpus tpu-vm describe "$NAME" "${WHERE[@]}" '--format=value(state)'; }
-type_of_node() { ask gcloud compute tpus tpu-vm describe "$NAME" "${WHERE[@]}" '--format=value(acceleratorType)'; }
-
-# Returns 0 when it is ready; 100 when it failed or was taken away meanwhile.
-create() {
-  local node queue type spot=()
-  [ -z "$SPOT" ] || spot=(--spot)
-  node=$(state_of_node) && queue=$(state_of_queue) || return 1
-  if gone "$node" || [[ $queue =~ ^(FAILED|SUSPENDED|SUSPENDING)$ ]]; then
-    say "$NAME was taken away or failed (${node:-no node}, ${queue:-no queued resource}); it is deleted"
-    remove || return 1
-    node='' queue=''
-  fi
-  if [ -n "$node$queue" ]; then
-    type=''
-    [ -z "$node" ] || type=$(type_of_node) || return 1
-    [ -z "$type" ] || [[ ${type##*/} == "$TYPE" ]] ||
-      refuse "$NAME is there as ${type##*/}, and --type is $TYPE: another --name?"
-    say "$NAME is there (${node:-queued: $queue}): attached"
-  elif [ -n "$DIRECT" ]; then
-    run gcloud compute tpus tpu-vm create "$NAME" "${WHERE[@]}" "--accelerator-type=$TYPE" "--version=$VERSION" \
-      ${spot[@]+"${spot[@]}"} || return 1
-  else
-    run gcloud compute tpus queued-resources create "$NAME" "${WHERE[@]}" "--node-id=$NAME" \
-      "--accelerator-type=$TYPE" "--runtime-version=$VERSION" ${spot[@]+"${spot[@]}"} || return 1
-  fi
-  wait_ready
-}
-
-gone() { [[ $1 =~ ^(PREEMPTED|TERMINATED|STOPPED|SUSPENDED)$ ]]; }
-
-wait_ready() {
-  local node queue until=$((SECONDS + WAIT))
-  while :; do
-    node=$(state_of_node) || return 1
-    [ -z "$DRY" ] && [ "$node" != READY ] || break
-    queue=$(state_of_queue) || return 1
-    [[ ! $queue =~ ^(FAILED|SUSPENDED)$ ]] || {
-      say "the queued resource is $queue; gcloud compute tpus queued-resources describe $NAME says why"
-      return 100
-    }
-    if [ "$SECONDS" -ge "$until" ]; then
-      say "$NAME is not ready after $WAIT s (${node:-no node}, ${queue:-not queued}). It may still come, and cost"
-      return 1
-    fi
-    say "waiting for $NAME: ${node:-no node yet}, queue ${queue:-none}"
-    sleep "$POLL"
-  done
-  [ -n "$DRY" ] || say "$NAME is ready, and costs from now on until it is deleted"
-}
-
-# Delete what is there of the name: the queued resource with its node, or the node alone.
-remove() {
-  local queue
-  queue=$(state_of_queue) || return 1
-  if [ -n "$DRY" ] || [ -n "$queue" ]; then
-    run gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force --quiet
-  else
-    run gcloud compute tpus tpu-vm delete "$NAME" "${WHERE[@]}" --quiet
-  fi
-}
-
 install() {
-  local archive mount=''
+  local archive copied=0
   archive=$(mktemp -u "${TMPDIR:-/tmp}/mae_jax_XXXXXX.tar.gz")
   [ -z "$(git -C "$SOURCE" status --porcelain 2>/dev/null)" ] || say "changes that are not committed are not installed"
   run git -C "$SOURCE" archive --format=tar.gz -o "$archive" HEAD || return 1
-  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mae_jax.tar.gz" "${WHERE[@]}" --worker=all || return 1
+  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:mae_jax.tar.gz" "${WHERE[@]}" --worker=all || copied=$?
   run rm -f "$archive"
-  # shellcheck disable=SC2016
-  ssh_all 'set -e; rm -rf ~/mae_jax; mkdir -p ~/mae_jax; tar xzf ~/mae_jax.tar.gz -C ~/mae_jax
-command -v tmux >/dev/null || { sudo apt-get update -q && sudo apt-get install -y -q tmux; }
-python=$(command -v python3.12 || command -v python3.11 || true)
-[ -n "$python" ] || { sudo apt-get update -q && sudo apt-get install -y -q python3.11 python3.11-venv; }
-python=${python:-python3.11}
-[ -x ~/mae_jax_venv/bin/pip ] || "$python" -m venv ~/mae_jax_venv
-~/mae_jax_venv/bin/pip install -q -e ~/mae_jax"[tpu]"' || return 1
+  [ "$copied" -eq 0 ] || return 1
+  ssh_all "$(install_text)" || return 1
   [ -n "$BUCKET" ] || return 0
-  mount="set -e; mountpoint -q $MOUNT && exit 0
-command -v gcsfuse >/dev/null || { . /etc/os-release
-key=/usr/share/keyrings/gcsfuse.asc from=https://packages.cloud.google.com/apt
-curl -fsS \$from/doc/apt-key.gpg | sudo tee \$key >/dev/null
-echo \"deb [signed-by=\$key] \$from gcsfuse-\$VERSION_CODENAME main\" |
-  sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-sudo apt-get update -q && sudo apt-get install -y -q gcsfuse; }
-sudo mkdir -p $MOUNT && sudo chown \"\$(id -un)\" $MOUNT && gcsfuse --implicit-dirs $(quote "${BUCKET#gs://}") $MOUNT"
-  ssh_all "$mount"
+  ssh_all "$(mount_text "${BUCKET#gs://}")"
 }
 
-# What tmux runs on each worker: the command, again where that helps, and its last status in a file.
-loop_script() {
-  cat <<SCRIPT
-cd ~/mae_jax && . ~/mae_jax_venv/bin/activate || exit 1
-run=~/mae_jax_run starts=0
-while :; do
-  $(quote "$@") >>\$run/log 2>&1 &
-  echo \$! >\$run/pid
-  wait \$(cat \$run/pid) && status=0 || status=\$?
-  case \$status in
-    $RESTART | $INTERRUPTED | 13[4-9]) ;;
-    *) break ;;
-  esac
-  [ ! -e \$run/stop ] && [ \$starts -lt $RESTARTS ] || break
-  starts=\$((starts + 1))
-  echo "ended with status \$status: the same command resumes, start \$((starts + 1))" | tee -a \$run/log
-  sleep 5
-done
-echo \$status >\$run/status
-SCRIPT
-}
+start() { ssh_all "$(start_text "$RESTARTS" "$(workdir_of "$@")" "$@")"; }
 
-start() {
-  local script mounted=:
-  [[ $(workdir_of "$@") != "$MOUNT"/* ]] || mounted="mountpoint -q $MOUNT || {
-  echo '$MOUNT is not mounted: install with --bucket' >&2
-  exit 4
-}"
-  script=$(loop_script "$@")
-  ssh_all "set -e
-if tmux has-session -t =$SESSION 2>/dev/null; then echo 'a run is under way; stop it first' >&2; exit 3; fi
-$mounted
-mkdir -p ~/mae_jax_run; rm -f ~/mae_jax_run/stop ~/mae_jax_run/status
-printf '%s\\n' $(quote "$script") >~/mae_jax_run/run.sh
-tmux new-session -d -s $SESSION 'bash ~/mae_jax_run/run.sh'"
-}
-
-# The last status of the run on worker 0, "running", or "none"; nothing where the worker does not answer.
+# What the workers say of the run, as one word; nothing where not all of them answer.
+#   STATUS   one that starting again does not help, of any worker; or that of the run, where it has ended on all of them
+#   none     there is no run on one of them
+#   running  it has not ended on all of them
+# STATUS+ and none+: elsewhere it still runs, or may.
 state_of_run() {
-  local look=("${SSH[@]}" --worker=0 --command="if [ -e ~/mae_jax_run/status ]; then
-  cat ~/mae_jax_run/status
-elif tmux has-session -t =$SESSION 2>/dev/null; then echo running; else echo none; fi")
-  if [ -n "$DRY" ]; then ask "${look[@]}"; else "${look[@]}" 2>/dev/null 3>&- || :; fi
+  local look=("${SSH[@]}" --worker=all "--command=$(look_text)") answers words='' silent='' more='' status
+  if [ -n "$DRY" ]; then
+    ask "${look[@]}"
+    return
+  fi
+  answers=$("${look[@]}" 2>"$ERRORS" 3>&-) || silent=1
+  words=" $(grep -oE 'mae_jax_run=([0-9]+|running|none)' <<<"$answers" | cut -d= -f2 | tr '\n' ' ' || :)"
+  [[ -z $silent && $words != *running* ]] || more=+
+  # shellcheck disable=SC2086
+  for status in $BAD_INPUT 3 4 $words; do
+    [[ $words == *" $status "* && ! $status =~ ^($DONE|$RESTART|$INTERRUPTED|13[4-9]|running|none)$ ]] || continue
+    echo "$status$more" && return
+  done
+  [ -z "$silent" ] || return 0
+  for status in none running "$RESTART" "$INTERRUPTED" 134 135 136 137 138 139 "$DONE"; do
+    [[ $words == *" $status "* ]] || continue
+    [ "$status" != none ] || status+=$more
+    echo "$status" && return
+  done
 }
 
-stop() {
-  # shellcheck disable=SC2016
-  ssh_all 'cd ~/mae_jax_run 2>/dev/null || exit 0; touch stop; [ ! -e pid ] || kill -TERM "$(cat pid)" 2>/dev/null || :
-for i in $(seq 600); do tmux has-session -t =mae_jax 2>/dev/null || exit 0; sleep 1; done
-echo "it still runs after 600 s" >&2; exit 1'
-}
+# Where nothing runs it does nothing.
+stop() { ssh_all "$(stop_text)"; }
 
-# Returns when the run has ended, with its status; 100 when the TPU was taken away.
-watch() {
-  local node state missing=0
+# What the workers say, once they answer. That they do not is no reason to set up anything: a run may be under way. $1:
+# looks before it is given up, and 1 returned; 100 when the TPU was taken away.
+answer() {
+  local state gone looks=0
   while :; do
     state=$(state_of_run)
+    [ -z "$DRY$state" ] || break
+    lost && gone=0 || gone=$?
+    [ "$gone" -ne 0 ] || return 100
+    [ "$gone" -ne 2 ] || return 1
+    looks=$((looks + 1))
+    [ "$looks" -ne 3 ] || say "not all workers answer; what gcloud said last: $(tail -n 3 "$ERRORS")"
+    [ "$looks" -ne "$1" ] || return 1
+    sleep "$POLL"
+  done
+  echo "$state"
+}
+
+# Returns when the run has ended, with its status; 100 when the TPU was taken away, or has lost the run.
+watch() {
+  local state missing=0
+  while :; do
+    state=$(answer 0) || return
     [ -z "$DRY" ] || return 0
     case $state in
       running) missing=0 ;;
-      '' | none)
-        node=$(state_of_node) || return 1
+      none*)
         missing=$((missing + 1))
-        if gone "$node" || [ -z "$node" ]; then
-          say "the TPU was taken away (${node:-it is not there any more})"
-          return 100
-        fi
-        if [ "$missing" -ge 5 ]; then
-          say "there is no run on worker 0 that could be seen, though the TPU is $node"
+        if [ "$missing" -ge 2 ]; then
+          say "a worker has lost the run: it was started anew, for maintenance or a fault"
           return 100
         fi
         ;;
-      *[!0-9]*) say "worker 0 says '$state'" && return 1 ;;
+      *+)
+        say "a worker ended with status ${state%+}, which starting again does not help: the others are stopped"
+        stop || say "not all could be stopped"
+        return "${state%+}"
+        ;;
       *) return "$state" ;;
     esac
     sleep "$POLL"
@@ -266,16 +160,26 @@ watch() {
 
 # Create or attach, install, start, watch once; returns as `watch` does.
 attempt() {
+  local state tries=0
   create || return
-  if [ -z "$DRY" ] && [ "$(state_of_run)" = running ]; then
-    say "a run is under way on $NAME: watched"
-  else
-    if ! install || ! start "$@"; then
-      ! gone "$(state_of_node)" || return 100
+  while :; do
+    state=$(answer 20) || return
+    if [ "$state" = running ] && [ "$tries" -eq 0 ]; then
+      say "a run is under way on $NAME: watched"
+      break
+    fi
+    # All start together: where some have a run, or a start failed half way, it is stopped first.
+    if { [[ $state != *+ && $tries -eq 0 ]] || stop; } && install && start "$@"; then
+      break
+    fi
+    ! lost || return 100
+    tries=$((tries + 1))
+    if [ "$tries" -ge "$TRIES" ]; then
       say "it could not be started; what the workers said is above"
       return 1
     fi
-  fi
+    sleep "$POLL"
+  done
   watch
 }
 
@@ -285,35 +189,47 @@ train() {
     attempt "$@" && status=0 || status=$?
     [ "$status" -eq 100 ] || break
     if [ "$again" -ge "$RECREATE" ]; then
-      say "it was created again $RECREATE times (--recreate)"
+      say "it was set up again $RECREATE times (--recreate)"
       status=$RESTART
       break
     fi
     again=$((again + 1))
-    say "creating $NAME again ($again of at most $RECREATE); the same command resumes"
+    say "setting $NAME up again ($again of at most $RECREATE); the same command resumes"
     sleep "$POLL"
   done
   [ -n "$DRY" ] || say "ended with status $status"
   if [ -n "$DELETE" ] && [ "$status" -eq "$DONE" ]; then
-    remove
+    again removed || say "it could not be deleted, AND COSTS: tpu_vm.sh delete --name $NAME ${WHERE[*]} --yes"
   elif [ -z "$DRY" ]; then
     say "what is there of $NAME costs until it is deleted: tpu_vm.sh delete --name $NAME ${WHERE[*]} --yes"
   fi
   return "$status"
 }
 
-workdir_of() {
+# The last value of an option ($1, or its other name $2) in a command ($3 ...).
+value_of() {
+  local one=$1 other=$2 found=''
+  shift 2
   while [ $# -gt 0 ]; do
     case $1 in
-      --workdir=* | --out=*) printf '%s' "${1#*=}" ;;
-      --workdir | --out) printf '%s' "${2:-}" ;;
+      "$one="* | "$other="*) found=${1#*=} ;;
+      "$one" | "$other") found=${2:-} ;;
     esac
     shift
   done
+  printf '%s' "$found"
+}
+
+workdir_of() { value_of --workdir --out "$@"; }
+
+config_of() {
+  local found
+  found=$(value_of --config --config "$@")
+  printf '%s' "${found%%:*}"
 }
 
 NAME='' ZONE='' PROJECT='' TYPE='' VERSION='' SPOT='' DIRECT='' WAIT=86400 BUCKET='' RESTARTS=20 SHARED=''
-RECREATE=20 DELETE='' POLL=30 DRY='' YES='' WORKER=0
+RECREATE=20 DELETE='' POLL=30 TRIES=5 DRY='' YES='' WORKER=0
 SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VERB=${1:-}
 case $VERB in
@@ -363,6 +279,8 @@ fi
 [ "$VERB" != delete ] || [ -n "$YES" ] || [ -n "$DRY" ] || refuse "delete takes everything on the TPU's disks; add --yes."
 if [[ $VERB == install || $VERB == train ]]; then
   [ -f "$SOURCE/setup.cfg" ] || refuse "--source=$SOURCE is no checkout of mae_jax (it has no setup.cfg)."
+  git -C "$SOURCE" archive HEAD 2>/dev/null >/dev/null ||
+    refuse "--source=$SOURCE: git has no commit of it, and a commit is what is installed: a git clone is needed."
 fi
 if [[ $VERB == run || $VERB == train ]]; then
   [ $# -gt 0 ] || refuse "no command: give it after --, as in: -- mae_jax train --config C --workdir $MOUNT/run"
@@ -374,6 +292,9 @@ if [[ $VERB == run || $VERB == train ]]; then
   [ -z "$workdir" ] || [ -n "$SHARED" ] || [[ $workdir == /mnt/* ]] ||
     refuse "--workdir=$workdir is on one worker's disk, which is lost with the TPU: take --bucket gs://NAME and \
 --workdir=$MOUNT/run, or say --workdir-is-shared."
+  config=$(config_of "$@")
+  [[ $VERB != train || -z $config || $config == [/~]* ]] || git -C "$SOURCE" cat-file -e "HEAD:./$config" 2>/dev/null ||
+    refuse "--config=$config: the last commit of $SOURCE has no such file, and workers get nothing else. Commit it?"
   [ "$VERB" != train ] || [[ $workdir != "$MOUNT"/* ]] || [ -n "$BUCKET" ] ||
     refuse "--workdir is on $MOUNT, so --bucket gs://NAME is needed."
 elif [ $# -gt 0 ]; then
@@ -381,17 +302,21 @@ elif [ $# -gt 0 ]; then
 fi
 [ -n "$DRY" ] || command -v gcloud >/dev/null || refuse "there is no gcloud here: https://cloud.google.com/sdk/docs/install"
 
+ERRORS=$(mktemp) # what gcloud said when the workers were last asked
+trap 'rm -f "$ERRORS"' EXIT
 exec 3>&1 # where a dry run prints queries, whose output is read
 WHERE=("--zone=$ZONE" "--project=$PROJECT")
 SSH=(gcloud compute tpus tpu-vm ssh "$NAME" "${WHERE[@]}")
 case $VERB in
-  create) create ;;
+  create) create || exit 1 ;;
   install) install ;;
   run) start "$@" ;;
   logs) run "${SSH[@]}" "--worker=$WORKER" '--command=tail -n 100 -F ~/mae_jax_run/log' ;;
   status)
     node=$(state_of_node) && queue=$(state_of_queue) || exit 1
-    [ -z "$node" ] || state=$(state_of_run)
+    [ -z "$node$DRY" ] || state=$(state_of_run)
+    [ -z "$DRY" ] || exit 0
+    [ "$node" != READY ] || [ -n "$state" ] || state='not known: not all workers answer'
     echo "TPU ${node:-is not there}, queued resource ${queue:-none}, run ${state:-none}"
     ;;
   stop) stop ;;

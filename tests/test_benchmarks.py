@@ -1,4 +1,4 @@
-"""benchmarks/train_step.py, as a user starts it."""
+"""benchmarks/train_step.py and those that share its parts, as a user starts them."""
 
 import importlib.util
 import json
@@ -21,9 +21,9 @@ BLOCK = lambda n, d: 24 * n * d**2 + 4 * n**2 * d
 FORWARD = 2 * 16 * 4 * 16 + BLOCK(7, 16) + 2 * 7 * 16 * 8 + BLOCK(17, 8) + 2 * 16 * 8 * 4
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess:
+def start(*arguments: str, script: str = "train_step.py") -> subprocess.CompletedProcess:
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}  # one device
-    command = [sys.executable, str(SCRIPT), *arguments]
+    command = [sys.executable, str(SCRIPT.with_name(script)), *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -60,6 +60,52 @@ def test_report_says_how_to_repeat_it(report):
     assert report["hardware"]["platform"] == "cpu" and report["hardware"]["devices"] == 1
     assert report["hardware"]["cores"] >= 1 and report["hardware"]["cpu"]
     assert report["ratios"] == {}
+
+
+@pytest.mark.parametrize("script, options", [
+    ("memory.py", ["--steps=1"]), ("compile_time.py", []),
+    ("scaling.py", ["--devices=1,2", "--rounds=1", "--steps=1", "--warmup=1"]),
+])  # fmt: skip
+def test_other_reports_say_how_to_repeat_them_too(script, options, tmp_path):
+    """A tiny run of each: the command, the machine, versions, the config; and what it is there to find."""
+    out = tmp_path / "out.json"
+    done = start("--config", str(CONFIG), *TINY, *options, "--json", str(out), script=script)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["argv"][:2] == [f"benchmarks/{script}", "--config"] and {"commit", "time"} <= set(found)
+    assert {"python", "mae_jax", "jax", "jaxlib", "flax"} <= set(found["versions"])
+    assert found["hardware"]["cpu"] and found["hardware"]["cores"] >= 1 and found["config"]["method"]["dim"] == 16
+    if script == "memory.py":
+        assert 0 < found["temporaries"] < found["predicted"] and found["arguments"] < found["predicted"]
+        assert found["hardware"]["devices"] == 1 and found["settings"] == {"steps": 1} and "predicted" in done.stdout
+    elif script == "compile_time.py":
+        assert found["target"] == "cpu" and min(found["trace_cpu_s"], found["compile_cpu_s"]) > 0
+    else:
+        assert [(row["devices"], row["batch"]) for row in found["rows"]] == [(1, 8), (2, 16)]
+        assert all(0 < row["loss"] < 10 and row["one_device_ms"] > 0 for row in found["rows"])
+
+
+@pytest.mark.parametrize("script", ["memory.py", "compile_time.py", "scaling.py"])
+def test_a_mistyped_key_is_a_paragraph_everywhere(script):
+    done = start("--config", str(CONFIG), "--config.train.bach=8", script=script)
+    assert done.returncode == 2 and done.stderr.startswith(f"{script}: unknown config key 'train.bach'"), done.stderr
+
+
+def test_memory_takes_a_config_that_is_there_and_steps_from_1():
+    for options, said in (
+        (["--config", "no.py"], "no config file 'no.py'"),
+        (["--config", str(CONFIG), "--steps=0"], "1."),
+    ):
+        done = start(*options, script="memory.py")
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_table_names_a_config_however_it_was_given(report, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import train_step_table
+
+    for argv in (["--config", "a/b16.py"], ["--config=a/b16.py"], ["--config=a/b16.py:small"]):
+        assert train_step_table.name_of(report | {"argv": ["x.py", *argv]}) == "b16, batch 8, float32"
 
 
 def test_table_and_plot(report, tmp_path):

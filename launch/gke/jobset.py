@@ -12,7 +12,11 @@ pool of that accelerator.
 
 A pod that ends with 1, 2, 3 or 4 (mae_jax/core/exits.py: starting again will not help) ends the JobSet; any other
 status but 0 makes JobSet start all pods again, --restarts times, and the same command resumes from the newest
-checkpoint. A pod that is moved or preempted gets SIGTERM and --grace seconds to save.
+checkpoint. A pod that is moved gets SIGTERM and --grace seconds to save. A spot machine that is taken away has notice
+of 30 seconds, of which pods get about 15 at best: what was done since the last checkpoint may be lost
+(checkpoint.every).
+
+A JobSet of this name that is there already, finished or not, is an error: delete it first.
 
 A JobSet holds its nodes, and they cost, until it ends or is deleted: kubectl delete jobset NAME. Node pools cost by
 themselves while they have nodes: let them scale to zero.
@@ -61,6 +65,11 @@ def tpu_hosts(accelerator: str, topology: str) -> tuple[int, int]:
     if chips % each:
         raise Refused(f"--topology={topology} has {chips} chips, which hosts of {each} cannot share.")
     return chips // each, each
+
+
+def pods(args: argparse.Namespace) -> int:
+    """Of the JobSet; kubectl follows the logs of five only, where it is not told how many."""
+    return args.slices * tpu_hosts(args.accelerator, args.topology)[0] if args.kind == "tpu" else args.nodes
 
 
 def manifest(args: argparse.Namespace) -> str:
@@ -156,22 +165,27 @@ def check(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
-        apply = ["kubectl", "apply", "-f", "-"]
+        # Not apply: of a JobSet that is there and has ended it would make nothing, and call that success.
+        create = ["kubectl", "create", "-f", "-"]
         text = manifest(args)
         if args.dry_run:
-            print(f"{text.rstrip()}\n# {shlex.join(apply)}")
+            print(f"{text.rstrip()}\n# {shlex.join(create)}")
             return 0
         if shutil.which("kubectl") is None:
             raise Refused("there is no kubectl here.")
     except Refused as error:
         print(f"jobset.py: {error}", file=sys.stderr)
         return BAD_INPUT
-    done = subprocess.run(apply, input=text, text=True)
+    done = subprocess.run(create, input=text, text=True)
+    space = f"-n {args.namespace}"
     if done.returncode == 0:
-        space = f"-n {args.namespace}"
         print(f"watch:  kubectl {space} get jobset {args.name} -w\n"
-              f"logs:   kubectl {space} logs -f -l jobset.sigs.k8s.io/jobset-name={args.name} --prefix\n"
+              f"logs:   kubectl {space} logs -f -l jobset.sigs.k8s.io/jobset-name={args.name} --prefix "
+              f"--max-log-requests={pods(args)}\n"
               f"delete: kubectl {space} delete jobset {args.name}   (its nodes cost until then)")  # fmt: skip
+    else:
+        print(f"jobset.py: kubectl made no JobSet. Where {args.name} is there already, delete it first: "
+              f"kubectl {space} delete jobset {args.name}", file=sys.stderr)  # fmt: skip
     return done.returncode
 
 

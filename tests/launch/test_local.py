@@ -1,6 +1,7 @@
 """launch/local.py: what becomes of the processes, their output, their signals and their statuses; and a real run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,7 +92,36 @@ def test_lines_are_marked_and_arguments_arrive_as_they_were():
     assert sorted(out.splitlines()) == [f"[0] {odd}", "[1] one"] and sorted(err.splitlines()) == ["[0] bad", "[1] bad"]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_reader_that_goes_away_stops_nobody():
+    """As with `| head -1`: more than a pipe holds is printed after that, and the status is the process's."""
+    code = "0:[print('x' * 100, flush=True) for _ in range(20000)]; sys.exit(3)"
+    process = local("-n", "1", child=(code,))
+    try:
+        assert process.stdout.readline().startswith("[0] x")
+        process.stdout.close()
+        assert process.wait(LIMIT) == 3
+    finally:
+        kill(process)
+        process.stderr.close()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+def test_the_processes_save_when_it_is_killed(tmp_path):
+    code = (f"*:f = lambda n, _: (open({str(tmp_path)!r} + '/saved' + number, 'w').close(), os._exit(143)); "
+            "signal.signal(15, f); print('ready', flush=True); time.sleep(300)")  # fmt: skip
+    process = local("-n", "2", child=(code,))
+    try:
+        assert sorted(process.stdout.readline() for _ in range(2)) == ["[0] ready\n", "[1] ready\n"]
+    finally:
+        process.kill()
+        process.communicate(timeout=LIMIT)
+    until = time.monotonic() + 60
+    while not all((tmp_path / f"saved{i}").exists() for i in range(2)):
+        assert time.monotonic() < until, "the processes live on"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGQUIT])
 def test_signals_are_passed_on(sent):
     code = ("*:f = lambda n, _: (print(signal.Signals(n).name, flush=True), sys.exit(143)); "
             "signal.signal(15, f); signal.signal(2, f); print('ready', flush=True); time.sleep(300)")  # fmt: skip

@@ -15,12 +15,13 @@ from mae_jax.core import exits
 SCRIPT = ROOT / "launch/slurm.sbatch"
 COMMAND = ("--", "mae_jax", "train", "--config", "c.py", "--workdir", "/shared/run")
 ASKED = ("--nodes", "2", "--time", "24:00:00")
-# srun: the tasks of the job, each with its number; SIGTERM is passed on to their process groups; the highest status.
+# srun: the tasks of the job, each with its number; SIGTERM kills them, as the real one's does; the highest status.
 SRUN = """
 while [[ $1 == --* ]]; do shift; done
 set -m
 for ((i = 0; i < SLURM_NTASKS; i++)); do SLURM_PROCID=$i "$@" & pids+=($!); done
-trap 'for pid in ${pids[@]}; do kill -TERM -- -$pid 2>/dev/null; done' TERM
+trap 'for pid in ${pids[@]}; do kill -KILL -- -$pid 2>/dev/null; done' TERM
+echo ${pids[@]} >"$STAND_INS/tasks"
 worst=0
 for pid in ${pids[@]}; do
   while kill -0 $pid 2>/dev/null; do wait $pid; done
@@ -28,6 +29,10 @@ for pid in ${pids[@]}; do
   [ $status -gt $worst ] && worst=$status
 done
 exit $worst
+"""
+# scancel: the signal goes to every process of the job's steps.
+SCANCEL = """
+[ "$*" = "--signal=TERM 7" ] && for pid in $(cat "$STAND_INS/tasks"); do kill -TERM -- -$pid 2>/dev/null; done
 """
 SBATCH = """
 while [[ $1 == --* ]]; do shift; done
@@ -40,17 +45,19 @@ SCONTROL = 'if [ "$1" = show ]; then echo "JobId=7 JobState=$(cat "$STAND_INS/st
 
 @pytest.fixture
 def cluster(tmp_path):
-    stand_ins = StandIns(tmp_path / "cluster", sbatch=SBATCH, srun=SRUN, scontrol=SCONTROL, mae_jax=". ./task")
+    programs = {"sbatch": SBATCH, "srun": SRUN, "scancel": SCANCEL, "scontrol": SCONTROL, "mae_jax": ". ./task"}
+    stand_ins = StandIns(tmp_path / "cluster", **programs)
     (stand_ins.folder / "c.py").write_text("")
     (stand_ins.folder / "state").write_text("RUNNING")
     stand_ins.environment |= {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_SUBMIT_DIR": str(stand_ins.folder)}
     return stand_ins
 
 
-def job(cluster, task, **environment):
+def job(cluster, task, setup=None, **environment):
     """A submission whose job runs at once, each task doing a piece of bash."""
     (cluster.folder / "task").write_text(task)
-    return cluster.start(SCRIPT, *ASKED, *COMMAND, **environment)
+    options = ("--setup", setup) if setup else ()
+    return cluster.start(SCRIPT, *ASKED, *options, *COMMAND, **environment)
 
 
 def requeued(cluster):
@@ -73,6 +80,16 @@ def test_what_is_submitted(cluster):
     assert started[:4] == ["srun", "--kill-on-bad-exit=1", "bash", "-c"]
     assert started[5:] == ["mae_jax", *COMMAND[1:], *ODD]
     assert tasks == [[*COMMAND[1:], *ODD]] * 2  # every task has the arguments as they were
+
+
+def test_a_setup_that_does_not_hold_under_strict_options(cluster):
+    """As conda's: it reads variables that are not set, and commands fail on the way and at its end."""
+    (cluster.folder / "setup").write_text('echo "$NOT_SET_ANYWHERE"; false | true; false; export FROM_SETUP=1; [ ]')
+    done = finish(job(cluster, '[ "$FROM_SETUP" = 1 ]', setup="setup"))
+    assert done.returncode == 0 and "--setup setup ended with status 1" in done.stderr, done.stderr
+    (cluster.folder / "setup").write_text("exit 5")
+    assert finish(job(cluster, "exit 0", setup="setup")).returncode == 5
+    assert not list(cluster.folder.glob(".mae_jax_*"))
 
 
 def test_the_file_given_to_sbatch_itself_is_a_job(cluster):
@@ -167,6 +184,12 @@ def test_the_time_limit(cluster, sent, again):
         (["--nodes", "2", *COMMAND], "--time is missing"),
         (["--nodes", "0", "--time", "90", *COMMAND], "counts from 1"),
         (["--nodes", "2", "--time", "tomorrow", *COMMAND], "no limit that Slurm reads"),
+        (["--nodes", "2", "--time", "0", *COMMAND], "zero is no limit"),
+        (["--nodes", "2", "--time", "0-0:00:00", *COMMAND], "zero is no limit"),
+        (["--nodes", "2", "--time", "4", *COMMAND], "is 240 s, and SIGUSR1 comes 300 s before"),
+        (["--nodes", "2", "--time", "08:09", "--warn", "500", *COMMAND], "is 489 s"),
+        (["--nodes", "2", "--time", "1:00:08", "--warn", "4000", *COMMAND], "is 3608 s"),
+        (["--nodes", "2", "--time", "1-1:00", "--warn", "90000", *COMMAND], "is 90000 s"),
         ([*ASKED, "--gpu", "2", *COMMAND], "no option --gpu"), ([*ASKED, "--gpus", *COMMAND], "has no value"),
         ([*ASKED, "mae_jax", "train"], "is no option"), ([*ASKED, "--setup", "no", *COMMAND], "no file no"),
         ([*ASKED, "--", "mae_jax", "train", "--config", "c.py"], "no --workdir"),

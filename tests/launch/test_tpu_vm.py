@@ -1,128 +1,21 @@
-"""launch/tpu_vm.sh against a stand-in cloud: what it asks for, in which order, and what becomes of a run."""
+"""launch/tpu_vm.sh against a stand-in cloud: what it installs, starts and refuses, and what becomes of a run."""
 
-import contextlib
 import os
 import shlex
 import signal
-import time
+import subprocess
 
 import pytest
-from stand_ins import LIMIT, ODD, ROOT, StandIns, finish
+from stand_ins import ODD, finish
+from tpu_cloud import AT, BUCKET, COMMAND, SCRIPT, TYPE, stand_in_cloud, verbs, wait_for
 
 from mae_jax.core import exits
-
-SCRIPT = ROOT / "launch/tpu_vm.sh"
-AT = ("--name", "mae", "--zone", "us-central2-b", "--project", "lab")
-TYPE = ("--type", "v4-32", "--version", "tpu-ubuntu2204-base")
-COMMAND = ("--", "mae_jax", "train", "--config", "c.py", "--workdir", "/mnt/bucket/run")
-WHERE = ["--zone=us-central2-b", "--project=lab"]
-# A cloud with one TPU of two workers. Files: node, queue (their states; missing: not there), broken (every call fails).
-# Worker k has the home w$k; ssh runs its command there as sshd does, by a shell.
-GCLOUD = r"""
-cd "$STAND_INS"
-if [ -e broken ]; then echo 'PERMISSION_DENIED' >&2; exit 1; fi
-show() { if [ -e "$1" ]; then cat "$1"; else echo "ERROR: NOT_FOUND: $1" >&2; exit 1; fi; }
-case "$3 $4" in
-  "queued-resources describe") show queue ;;
-  "queued-resources create") echo "${ON_CREATE:-ACTIVE}" >queue; [ -n "${ON_CREATE:-}" ] || echo READY >node ;;
-  "queued-resources delete") rm -rf queue node w0 w1 ;;
-  "tpu-vm describe") case $* in *acceleratorType*) show node >&2 && echo projects/x/v4-32 ;; *) show node ;; esac ;;
-  "tpu-vm create") echo READY >node ;;
-  "tpu-vm delete") rm -rf node w0 w1 ;;
-  "tpu-vm scp") [ -s "$5" ] || exit 1 ;;
-  "tpu-vm ssh")
-    [ "$(cat node)" = READY ] || { echo 'connection refused' >&2; exit 255; }
-    worst=0
-    for argument in "$@"; do
-      case $argument in --worker=*) worker=${argument#*=} ;; --command=*) do=${argument#*=} ;; esac
-    done
-    for k in 0 1; do
-      [ "$worker" = all ] || [ "$worker" = $k ] || continue
-      mkdir -p w$k/mae_jax w$k/mae_jax_venv/bin
-      touch w$k/mae_jax_venv/bin/activate
-      case $do in *"pip install"* | *gcsfuse*) continue ;; esac
-      HOME=$STAND_INS/w$k WORKER=$k bash -c "$do" || worst=$?
-    done
-    exit $worst
-    ;;
-esac
-"""
-# A session is the process that a file in the worker's home names. As with tmux, it is out of the caller's process group
-# when the call returns: the caller may be killed at once.
-TMUX = r"""
-case $1 in
-  has-session) [ -e "$HOME/session" ] && kill -0 "$(cat "$HOME/session")" 2>/dev/null ;;
-  new-session)
-    rm -f "$HOME/session"
-    start='echo $$ >"$HOME/session.new" && mv "$HOME/session.new" "$HOME/session"; exec bash -c "$1"'
-    setsid bash -c "$start" - "${@: -1}" >>"$HOME/screen" 2>&1 </dev/null &
-    until [ -e "$HOME/session" ]; do /bin/sleep 0.01; done
-    ;;
-esac
-"""
 
 
 @pytest.fixture
 def cloud(tmp_path):
-    found = StandIns(tmp_path / "cloud", gcloud=GCLOUD, tmux=TMUX, mountpoint="", mae_jax='. "$STAND_INS/task"',
-                     sleep="exec /bin/sleep 0.01", git='[ $3 = status ] || echo x >"${@: -2:1}"')  # fmt: skip
-    (found.folder / "task").write_text("exit 0")
-    yield found
-    for home in found.folder.glob("w?"):  # whatever still runs there
-        for name in ("session", "mae_jax_run/pid"):
-            if (home / name).exists():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int((home / name).read_text()), signal.SIGKILL)
-
-
-def verbs(cloud, *wanted):
-    """The calls of gcloud that change something (or those wanted), each by its verb."""
-    calls = [" ".join(call[3:5]) for call in cloud.calls("gcloud")]
-    return [call for call in calls if call.split()[1] in (wanted or ("create", "delete", "scp"))]
-
-
-def wait_for(happened, process=None):
-    until = time.monotonic() + LIMIT
-    while not happened():
-        assert process is None or process.poll() is None, process.communicate(timeout=10)
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def test_create_asks_once_and_attaches_after_that(cloud):
-    done = cloud.run(SCRIPT, "create", *AT, *TYPE, "--spot", "--poll", "0")
-    assert done.returncode == 0 and "costs from now on" in done.stderr, done.stderr
-    create = [call for call in cloud.calls("gcloud") if call[4] == "create"]
-    assert create == [
-        ["gcloud", "compute", "tpus", "queued-resources", "create", "mae", *WHERE, "--node-id=mae",
-         "--accelerator-type=v4-32", "--runtime-version=tpu-ubuntu2204-base", "--spot"]
-    ]  # fmt: skip
-    done = cloud.run(SCRIPT, "create", *AT, *TYPE)
-    assert done.returncode == 0 and "attached" in done.stderr and verbs(cloud) == ["queued-resources create"]
-    done = cloud.run(SCRIPT, "create", *AT, "--type", "v4-8", "--version", "x")
-    assert done.returncode == exits.BAD_INPUT and "is there as v4-32" in done.stderr
-    assert cloud.run(SCRIPT, "delete", *AT, "--yes").returncode == 0
-    assert cloud.run(SCRIPT, "create", *AT, *TYPE, "--direct").returncode == 0
-    assert cloud.calls("gcloud")[-2][3:] == [
-        "tpu-vm", "create", "mae", *WHERE, "--accelerator-type=v4-32", "--version=tpu-ubuntu2204-base"
-    ]  # fmt: skip
-
-
-def test_an_error_is_not_taken_for_nothing_there(cloud):
-    """Without permission it creates nothing, and says what gcloud said."""
-    (cloud.folder / "broken").touch()
-    done = cloud.run(SCRIPT, "train", *AT, *TYPE, "--bucket", "gs://bucket", "--poll", "0", *COMMAND)
-    assert done.returncode == 1 and "PERMISSION_DENIED" in done.stderr and verbs(cloud) == []
-
-
-def test_what_failed_is_deleted_first(cloud):
-    (cloud.folder / "queue").write_text("FAILED")
-    assert cloud.run(SCRIPT, "create", *AT, *TYPE, "--poll", "0").returncode == 0
-    assert verbs(cloud) == ["queued-resources delete", "queued-resources create"]
-    (cloud.folder / "node").write_text("PREEMPTED")
-    (cloud.folder / "queue").write_text("SUSPENDED")
-    assert cloud.run(SCRIPT, "create", *AT, *TYPE, "--poll", "0").returncode == 0
-    assert verbs(cloud)[2:] == ["queued-resources delete", "queued-resources create"]
+    with stand_in_cloud(tmp_path / "cloud") as found:
+        yield found
 
 
 def test_arguments_reach_the_workers_as_they_were(cloud):
@@ -132,6 +25,20 @@ def test_arguments_reach_the_workers_as_they_were(cloud):
     wait_for(lambda: all((cloud.folder / f"w{k}/mae_jax_run/status").exists() for k in (0, 1)))
     assert cloud.calls("mae_jax") == [[*COMMAND[1:], *ODD]] * 2
     assert "run 0" in cloud.run(SCRIPT, "status", *AT).stdout
+
+
+def test_the_bucket_is_mounted_so_that_checkpoints_can_be_renamed(cloud):
+    """Once; another one that is there already is refused, not written to."""
+    (cloud.folder / "node").write_text("READY")
+    for k in (0, 1):
+        (cloud.folder / f"w{k}/mounted").unlink()
+    for _ in range(2):
+        assert cloud.run(SCRIPT, "install", *AT, "--bucket", "gs://bucket").returncode == 0
+    mounted = ["gcsfuse", "--implicit-dirs", "--rename-dir-limit=200000", "bucket", "/mnt/bucket"]
+    assert cloud.calls("gcsfuse") == [mounted] * 2
+    done = cloud.run(SCRIPT, "install", *AT, "--bucket", "gs://other")
+    assert done.returncode == 4 and "/mnt/bucket holds bucket, and --bucket is other" in done.stderr, done.stderr
+    assert len(cloud.calls("gcsfuse")) == 2
 
 
 def test_a_run_goes_on_where_that_helps(cloud):
@@ -165,6 +72,20 @@ def test_stop_saves_and_does_not_start_again(cloud):
     assert len(cloud.calls("mae_jax")) == 2
 
 
+def test_stop_in_the_pause_between_two_starts_is_heard(cloud):
+    (cloud.folder / "node").write_text("READY")
+    (cloud.folder / "task").write_text(f"exit {exits.RESTART}")
+    pause = (
+        '[ "$1" != 5 ] || { touch "$HOME/pauses"; until [ -e "$HOME/mae_jax_run/stop" ]; do /bin/sleep 0.01; done; }'
+    )
+    cloud.add(cloud.folder / "bin/sleep", f"{pause}\nexec /bin/sleep 0.01")
+    assert cloud.run(SCRIPT, "run", *AT, *COMMAND).returncode == 0
+    wait_for(lambda: all((cloud.folder / f"w{k}/pauses").exists() for k in (0, 1)))
+    assert cloud.run(SCRIPT, "stop", *AT).returncode == 0
+    assert [(cloud.folder / f"w{k}/mae_jax_run/status").read_text() for k in (0, 1)] == [f"{exits.RESTART}\n"] * 2
+    assert len(cloud.calls("mae_jax")) == 2
+
+
 def test_a_tpu_that_is_taken_away_is_created_again_and_the_run_resumes(cloud):
     """The first TPU is preempted in mid-run; on the second the same command ends well, and the TPU is deleted."""
     (cloud.folder / "task").write_text(
@@ -191,11 +112,72 @@ def test_what_does_not_help_is_not_tried_again(cloud, status):
     assert len(cloud.calls("mae_jax")) == 2
 
 
-def test_it_is_created_again_so_often_and_no_more(cloud):
-    options = (*TYPE, "--bucket", "gs://bucket", "--poll", "0", "--recreate", "2")
-    done = cloud.run(SCRIPT, "train", *AT, *options, *COMMAND, ON_CREATE="FAILED")
-    assert done.returncode == exits.RESTART, done.stderr
-    assert verbs(cloud, "create") == ["queued-resources create"] * 3
+WAITS = "for ((k = 0; k < 3000; k++)); do /bin/sleep 0.02; done"  # a worker that waits for another
+
+
+def test_one_worker_that_should_not_go_on_ends_all(cloud):
+    """Worker 1 gives up; worker 0 waits for it, is stopped and saves."""
+    (cloud.folder / "task").write_text(
+        f'until [ $WORKER = 0 ] || [ -e "$STAND_INS/w0/ready" ]; do /bin/sleep 0.01; done\n'
+        f"[ $WORKER = 0 ] || exit {exits.GIVEN_UP}\n"
+        f"trap 'echo saved; exit 143' TERM; touch \"$HOME/ready\"; {WAITS}"
+    )
+    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
+    assert done.returncode == exits.GIVEN_UP and "the others are stopped" in done.stderr, done.stderr
+    assert (cloud.folder / "w0/mae_jax_run/log").read_text() == "saved\n"
+    assert len(cloud.calls("mae_jax")) == 2
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_worker_that_has_lost_its_run_is_started_again_with_the_others(cloud, worker):
+    """Its session is gone, as after maintenance of its host; the other one waits for it."""
+    (cloud.folder / "task").write_text(
+        'echo x >>"$HOME/starts"; [ $(wc -l <"$HOME/starts") = 1 ] || exit 0; touch "$HOME/ready"\n'
+        f"until [ -e $STAND_INS/w0/ready ] && [ -e $STAND_INS/w1/ready ]; do /bin/sleep 0.01; done\n"
+        f"[ $WORKER = {1 - worker} ] || {{ kill -9 $(cat $HOME/session); exit 1; }}\n"
+        f"trap 'echo saved; exit 143' TERM; {WAITS}"
+    )
+    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
+    assert done.returncode == 0 and "has lost the run" in done.stderr, done.stderr
+    assert "saved" in (cloud.folder / f"w{1 - worker}/mae_jax_run/log").read_text()
+    assert verbs(cloud) == ["queued-resources create", "tpu-vm scp", "tpu-vm scp"]  # the TPU is the same
+    assert [(cloud.folder / f"w{k}/starts").read_text() for k in (0, 1)] == ["x\n" * 2] * 2
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_worker_that_does_not_answer_is_waited_for(cloud, worker):
+    """Nothing is installed over its run, however long ssh is down."""
+    (cloud.folder / "task").write_text(
+        f"echo x >>$HOME/starts; [ $WORKER = {worker} ] || exit 0\n"
+        "yes | head -30 >$HOME/deaf; while [ -s $HOME/deaf ]; do /bin/sleep 0.01; done"
+    )
+    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
+    assert done.returncode == 0 and "not all workers answer" in done.stderr, done.stderr
+    assert verbs(cloud) == ["queued-resources create", "tpu-vm scp"] and len(cloud.calls("mae_jax")) == 2
+
+
+def test_a_start_that_fails_half_way_is_not_taken_for_a_run(cloud):
+    """Worker 1, which has the status of an older run, does not hear the start; worker 0 waits for it."""
+    (cloud.folder / "node").write_text("READY")
+    for k in (0, 1):
+        (cloud.folder / f"w{k}/mae_jax_run").mkdir()
+        (cloud.folder / f"w{k}/mae_jax_run/status").write_text(f"{exits.RESTART}\n")
+    (cloud.folder / "w1/deaf").write_text("n\n" * 3 + "y\n")  # looked at, installed, mounted, started
+    (cloud.folder / "task").write_text(
+        'echo x >>"$HOME/starts"; [ $WORKER = 0 ] && [ $(wc -l <"$HOME/starts") = 1 ] || exit 0\n'
+        f"trap 'exit 143' TERM; {WAITS}"
+    )
+    done = cloud.run(SCRIPT, "train", *AT, *BUCKET, *COMMAND)
+    assert done.returncode == 0, done.stderr
+    assert [(cloud.folder / f"w{k}/starts").read_text().count("x") for k in (0, 1)] == [2, 1]
+
+
+def test_nothing_is_installed_below_a_run(cloud):
+    (cloud.folder / "node").write_text("READY")
+    (cloud.folder / "task").write_text(f"touch $HOME/ready; {WAITS}")
+    assert cloud.run(SCRIPT, "run", *AT, *COMMAND).returncode == 0
+    done = cloud.run(SCRIPT, "install", *AT)
+    assert done.returncode != 0 and done.stderr.count("a run is under way") == 2
 
 
 @pytest.mark.parametrize(
@@ -223,6 +205,36 @@ def test_it_refuses_before_anything_costs(cloud, argv, says):
     assert cloud.calls("gcloud") == []
 
 
+def test_what_cannot_be_installed_is_refused_before_anything_costs(cloud, tmp_path):
+    """A checkout without git; then a config that is there, and not committed; then all is well."""
+    (cloud.folder / "bin/git").unlink()
+    source, me = tmp_path / "source", ("-c", "user.name=me", "-c", "user.email=me@localhost")
+    (source / "configs").mkdir(parents=True)
+    (source / "setup.cfg").write_text("")
+    command = ("--source", source, "--", "mae_jax", "train", "--workdir", "/mnt/bucket/run", "--config")
+    train = (SCRIPT, "train", *AT, *BUCKET, *command)
+    for verb in (("install", *AT, "--source", source), train[1:] + ("configs/new.py",)):
+        done = cloud.run(SCRIPT, *verb, GIT_CEILING_DIRECTORIES=str(tmp_path))
+        assert done.returncode == exits.BAD_INPUT and "a git clone is needed" in done.stderr, done.stderr
+    git = lambda *argv: subprocess.run(["git", "-C", source, *me, *argv], check=True, capture_output=True)
+    git("init"), git("add", "setup.cfg"), git("commit", "-m", "one")
+    (source / "configs/new.py").write_text("")
+    for config in ("configs/new.py:arg", "./configs/new.py"):
+        done = cloud.run(*train, config)
+        assert done.returncode == exits.BAD_INPUT and "new.py: the last commit of" in done.stderr, done.stderr
+    assert cloud.calls("gcloud") == []
+    git("add", "configs"), git("commit", "-m", "two")
+    for config in ("configs/new.py:arg", "./configs/new.py", "/mnt/bucket/other.py"):
+        done = cloud.run(*train, config)
+        assert done.returncode == 0, done.stderr
+
+
+def test_apt_waits_for_its_lock(cloud):
+    """A fresh machine upgrades itself."""
+    sent = cloud.run(SCRIPT, "install", *AT, "--bucket", "gs://bucket", "--dry-run").stdout
+    assert sent.count("apt-get") == 6 == sent.count("apt-get -o DPkg::Lock::Timeout=600 ")
+
+
 def test_dry_run_prints_every_command(cloud):
     """What `train --dry-run` prints, read by a shell's rules, is what `train` calls."""
     options = (*TYPE, "--bucket", "gs://bucket", "--poll", "0")
@@ -240,6 +252,8 @@ def test_dry_run_prints_every_command(cloud):
         (cloud.folder / "calls").unlink(missing_ok=True)
         done = cloud.run(SCRIPT, verb, *AT, "--dry-run", *more)
         assert done.returncode == 0 and "gcloud compute tpus " in done.stdout, (verb, done.stderr)
+        assert verb not in ("status", "logs") or "--command=" in done.stdout
+        assert "TPU is not there" not in done.stdout  # nobody has asked
         assert cloud.calls("gcloud") == []
     assert cloud.run(SCRIPT, "train", "--help").stdout.startswith("usage: launch/tpu_vm.sh")
 
