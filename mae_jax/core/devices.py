@@ -95,10 +95,15 @@ def _by_process(devices: Sequence[Any], count: int, inside: tuple[int, ...], acr
 
 
 class Share(NamedTuple):
-    """Which equal part of a batch's rows a process computes: number `part` of `parts`."""
+    """Which equal part of a batch's rows a process computes: number `part` of `parts`.
+
+    Attributes:
+      leads: whether it is the first of the processes that hold this part, and so writes what is written once.
+    """
 
     part: int
     parts: int
+    leads: bool = True
 
 
 def share(mesh: Mesh) -> Share:
@@ -115,9 +120,10 @@ def share(mesh: Mesh) -> Share:
             f"would deal {len({d.process_index for d in mesh.devices.flat})} processes rows of a batch that overlap or "
             f"lie apart: let mesh.tensor be a divisor or a multiple of the number of devices per process."
         )
-    rows = _rows(mesh.devices)
-    mine = rows[jax.process_index()]
-    return Share(mine[0] // len(mine), mesh.devices.size // mesh.devices.shape[2] // len(mine))
+    rows, me = _rows(mesh.devices), jax.process_index()
+    mine = rows[me]
+    leads = me == min(process for process, own in rows.items() if own == mine)
+    return Share(mine[0] // len(mine), mesh.devices.size // mesh.devices.shape[2] // len(mine), leads)
 
 
 def _rows(devices: np.ndarray) -> dict[int, list[int]]:

@@ -59,7 +59,7 @@ def test_slices_can_be_made_of_devices_that_know_of_none():
 @pytest.mark.parametrize(
     "sizes, rows", [((4, 2, 2), 2), ((1, 8, 2), 2), ((8, 1, 2), 2), ((2, 1, 8), 1), ((4, 4, 1), 4)]
 )
-def test_a_process_holds_one_run_of_rows(sizes, rows):
+def test_a_process_holds_one_run_of_rows(sizes, rows, monkeypatch):
     """Also where tensor is wider than a process: two then hold the same rows."""
     chips = [Chip(k, per_slice=16) for k in range(16)]
     for number, chip in enumerate(chips):
@@ -67,7 +67,13 @@ def test_a_process_holds_one_run_of_rows(sizes, rows):
         chip.process_index = chip.coords[0] // 2 + 2 * (chip.coords[1] // 2)
     found = mesh.make_mesh(sizes[0], sizes[1], chips, tensor=sizes[2])
     share = devices.share(found)
-    assert share.part == 0 and share.parts == sizes[0] * sizes[1] // rows
+    assert share == (0, sizes[0] * sizes[1] // rows, True)
+    every = []
+    for process in range(4):
+        monkeypatch.setattr(devices.jax, "process_index", lambda process=process: process)
+        every.append(devices.share(found))
+    assert sorted(s.part for s in every if s.leads) == list(range(share.parts))  # one of each part
+    assert len({s.part for s in every}) == share.parts
 
 
 @pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, -1), (4, 4), (0, 8), (-1, 3)])
