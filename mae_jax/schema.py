@@ -234,7 +234,7 @@ class Log:
     every: int = 50  # steps
     norms: Literal["none", "parts"] = "parts"  # log grad_norm/PART and update_norm/PART, PART as "encoder/blocks"
     pictures_every: int = 0  # steps between reconstruction pictures; 0: only at the end
-    pictures: int = 8  # images in a picture
+    pictures: int = 8  # images in a picture; 0: no pictures
     tensorboard: bool = True
     wandb: str | None = None  # Weights & Biases project; None: off
 
