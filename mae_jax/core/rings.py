@@ -66,7 +66,8 @@ def _on_torus(line: Iterable[Any]) -> Rings | None:
     line = list(line)
     if any(getattr(device, "coords", None) is None for device in line):
         return None
-    at = np.array([(slice_of(d), *d.coords, getattr(d, "core_on_chip", 0) or 0) for d in line])
+    # The slice is the last: a sum goes round each slice first, and only its parts cross the slow network between them.
+    at = np.array([(*d.coords, getattr(d, "core_on_chip", 0) or 0, slice_of(d)) for d in line])
     places = [np.unique(column, return_inverse=True) for column in at.T]
     sizes = tuple(len(values) for values, _ in places if len(values) > 1)
     if math.prod(sizes) != len(line) or not sizes:
