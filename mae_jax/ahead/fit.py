@@ -57,10 +57,8 @@ def candidates(asked: step.Asked, topology: Topology, predictor: Predictor) -> l
     """The settings that change no result: where samples hang together, the batch is not cut."""
     config = asked.config
     run = predictor.run(predictor.smallest)
-    spec = run.method.batch_spec
-    cut = all(leaf.batched for leaf in spec.values()) and not run.method.couples
     rows = config.train.batch // batch_shards(run.mesh)
-    parts = [m for m in range(1, rows + 1) if rows % m == 0] if cut else [config.train.microbatches]
+    parts = divisors(rows) if step.may_be_cut(run.method) else [config.train.microbatches]
     state = program.state_bytes(run)
     splits = [predictor.smallest]
     if state["parameters"] + state["optimizer"] > SMALL:
