@@ -218,7 +218,7 @@ class MeshConfig:
     data: int = -1  # devices along the data axis; -1: what is left
     fsdp: int = 1  # devices along the axis that splits parameters and optimizer state
     tensor: int = 1  # devices along the axis that splits the matrices of blocks, and attention by heads
-    slices: int = 0  # groups of devices with a slow network (DCN) between them; 0: as the devices say
+    slices: int = 0  # groups of devices with a slow network (DCN) between them; 0: as the devices say; 1: one of all
     across: Literal["data", "fsdp"] = "data"  # the axis that crosses from slice to slice
     gather: Literal["auto", "layer", "step"] = "auto"  # fsdp: when weights are made whole; auto: step if microbatches
     reduce: Literal["float32", "bfloat16"] = "float32"  # in what the gradient travels between devices

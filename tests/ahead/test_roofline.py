@@ -1,5 +1,6 @@
 """A roofline by hand: amounts over peaks, and which of the three rules."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -106,6 +107,13 @@ def test_a_ring_between_slices_goes_over_their_network():
     assert network_seconds(found, mesh_of(topology, 1, 8), topology) == {
         "fsdp": pytest.approx(1 / 2 * 8e6 / 1e5), "data": pytest.approx(8e6 / 1e5),
     }  # fmt: skip
+
+
+def test_gpus_lie_on_no_torus():
+    """Whatever coordinates XLA gives them."""
+    tpus = slice_of(2, 4)
+    gpus = dataclasses.replace(tpus, chip=dataclasses.replace(CHIP, family="gpu"))
+    assert (tpus.links((0, 1)), gpus.links((0, 1))) == (0.5, 1.0)
 
 
 def test_groups_of_one_cost_nothing():
