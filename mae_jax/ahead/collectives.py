@@ -122,10 +122,11 @@ def _collective(kind: str, i: Instruction, times: int, known: bool, axes: dict[s
     groups = pairs(i.rest) if kind == "collective-permute" else replica_groups(i.rest, math.prod(axes.values()))
     members = max(groups, key=len, default=(0,))
     shapes = [(dtype, size) for dtype, size in i.shapes if size]
-    if i.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
-        # (operands, results, contexts...): what is gathered is the second half.
+    if i.opcode.endswith("-start"):
+        # (operands, results, contexts...), operands and results as tuples or not; an all-reduce has its results alone.
         arrays = [s for s in shapes if not (s[0] in ("u32", "s32") and s[1] == 4)] or shapes
-        shapes = arrays[len(arrays) // 2 :]
+        if len(arrays) > len(i.operands):
+            shapes = arrays[len(i.operands) :]
     size = sum(n for _, n in shapes)
     if kind == "reduce-scatter" and i.opcode.startswith("reduce-scatter"):
         size *= len(members)  # the result is a part
