@@ -220,7 +220,7 @@ class MeshConfig:
     data: int = -1  # devices along the data axis; -1: what is left
     fsdp: int = 1  # devices along the axis that splits parameters and optimizer state
     tensor: int = 1  # devices along the axis that splits the matrices of blocks, and attention by heads
-    slices: int = 0  # groups of devices with a slow network (DCN) between them; 0: as the devices say
+    slices: int = 0  # groups of devices with a slow network (DCN) between them; 0: as the devices say; 1: one of all
     across: Literal["data", "fsdp"] = "data"  # the axis that crosses from slice to slice
     gather: Literal["auto", "layer", "step"] = "auto"  # fsdp: when weights are made whole; auto: step if microbatches
     reduce: Literal["float32", "bfloat16"] = "float32"  # in what the gradient travels between devices
@@ -237,7 +237,7 @@ class Log:
     every: int = 50  # steps
     norms: Literal["none", "parts"] = "parts"  # log grad_norm/PART and update_norm/PART, PART as "encoder/blocks"
     pictures_every: int = 0  # steps between reconstruction pictures; 0: only at the end
-    pictures: int = 8  # images in a picture
+    pictures: int = 8  # images in a picture; 0: no pictures
     tensorboard: bool = True
     wandb: str | None = None  # Weights & Biases project; None: off
 

@@ -151,6 +151,27 @@ def test_two_processes_evaluate_like_one(tmp_path):
     assert len(shards[1]) == 2 * len(shards[0]) > 0
 
 
+def test_processes_that_hold_the_same_rows_evaluate_like_one(tmp_path):
+    """tensor over two processes: kNN on features of which the cache holds every sample once."""
+    from mae_jax.train.loop import train
+
+    assert train(tiny("train.steps=2", "optim.warmup=0"), tmp_path / "run") == 0
+
+    def begin(count):
+        return together(
+            "evaluate", "--workdir", tmp_path / "run", "--protocol", "knn", f"--config.mesh.tensor={count}",
+            "--config.eval.random=False", "--cache", tmp_path / f"cache{count}",
+            "--output", tmp_path / f"results{count}.json", count=count, log=tmp_path / str(count),
+        )  # fmt: skip
+
+    for count in (1, 2):
+        assert finish(begin(count)) == [0] * count, (tmp_path / f"{count}.0.log").read_text()[-4000:]
+    one, two = (json.loads((tmp_path / f"results{count}.json").read_text())["knn"] for count in (1, 2))
+    assert two == {column: pytest.approx(value, abs=0.6) for column, value in one.items()}  # one neighbour of 192
+    shards = [sorted(p.name for p in (tmp_path / f"cache{n}").glob("*/*-*.npz")) for n in (1, 2)]
+    assert shards[0] == shards[1] != []
+
+
 SLOWLY = """
 import time
 from mae_jax.train.build import Run

@@ -31,7 +31,7 @@ class Collective:
       axis: mesh axes over which it goes, as "fsdp" or "data+fsdp"; "" within no group, "?" where no axes fit.
       source: the operation of the traced program from which it comes; "" where XLA made it up.
       dtype: of what travels, as "bf16" or "bf16+f32".
-      group: devices of each group.
+      members: its first group, as positions in the mesh's order; the others are as large.
       known: whether every loop around it says how often it runs; where not, the loop is counted once.
     """
 
@@ -41,12 +41,17 @@ class Collective:
     axis: str
     source: str
     dtype: str
-    group: int
+    members: tuple[int, ...]
     known: bool = True
 
     def __iter__(self) -> Iterator[Any]:
         """So that `for kind, count, size, axis, source in collectives(compiled)` works."""
         return iter((self.kind, self.count, self.bytes, self.axis, self.source))
+
+    @property
+    def group(self) -> int:
+        """Devices of each group."""
+        return len(self.members)
 
     @property
     def wire(self) -> float:
@@ -115,17 +120,18 @@ def mesh_of(compiled: Any) -> Mesh | None:
 
 def _collective(kind: str, i: Instruction, times: int, known: bool, axes: dict[str, int]) -> Collective:
     groups = pairs(i.rest) if kind == "collective-permute" else replica_groups(i.rest, math.prod(axes.values()))
-    group = max((len(g) for g in groups), default=1)
+    members = max(groups, key=len, default=(0,))
     shapes = [(dtype, size) for dtype, size in i.shapes if size]
-    if i.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
-        # (operands, results, contexts...): what is gathered is the second half.
+    if i.opcode.endswith("-start"):
+        # (operands, results, contexts...), operands and results as tuples or not; an all-reduce has its results alone.
         arrays = [s for s in shapes if not (s[0] in ("u32", "s32") and s[1] == 4)] or shapes
-        shapes = arrays[len(arrays) // 2 :]
+        if len(arrays) > len(i.operands):
+            shapes = arrays[len(i.operands) :]
     size = sum(n for _, n in shapes)
     if kind == "reduce-scatter" and i.opcode.startswith("reduce-scatter"):
-        size *= group  # the result is a part
+        size *= len(members)  # the result is a part
     dtype = "+".join(dict.fromkeys(dtype for dtype, _ in shapes))
-    return Collective(kind, times, size * times, axis_of(groups, axes), i.source, dtype, group, known)
+    return Collective(kind, times, size * times, axis_of(groups, axes), i.source, dtype, members, known)
 
 
 def _scattered(fusion: dict[str, Instruction], i: Instruction) -> bool:

@@ -1,10 +1,10 @@
 """`mae_jax compile --fit`: the fastest settings that fit, by the roofline, with as few compiles as it can."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mae_jax.ahead import program, step
-from mae_jax.ahead.predict import Guess, Predictor, Settings
+from mae_jax.ahead.predict import Guess, Predictor, Settings, divisors
 from mae_jax.ahead.topology import Topology
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_shards
@@ -55,15 +55,14 @@ def fit(asked: step.Asked, topology: Topology, say: Callable[[str], None]) -> tu
 
 def candidates(asked: step.Asked, topology: Topology, predictor: Predictor) -> list[Settings]:
     """The settings that change no result: where samples hang together, the batch is not cut."""
-    config, devices = asked.config, len(topology.devices)
-    run = predictor.run(1)
-    spec = run.method.batch_spec
-    cut = all(leaf.batched for leaf in spec.values()) and not run.method.couples
+    config = asked.config
+    run = predictor.run(predictor.smallest)
     rows = config.train.batch // batch_shards(run.mesh)
-    parts = [m for m in range(1, rows + 1) if rows % m == 0] if cut else [config.train.microbatches]
+    parts = divisors(rows) if step.may_be_cut(run.method) else [config.train.microbatches]
     state = program.state_bytes(run)
-    own = devices // run.mesh.shape["tensor"]
-    splits = [n for n in _powers(own) if n == 1 or state["parameters"] + state["optimizer"] > SMALL]
+    splits = [predictor.smallest]
+    if state["parameters"] + state["optimizer"] > SMALL:
+        splits = [n for n in divisors(len(topology.devices)) if predictor.builds(n)]
     remats = [r for r in REMATS if r == "none" or predictor.traced(r) != predictor.traced("none")]
     loops = (True, False) if predictor.traced("none").loops else (config.mesh.scan,)
     return [Settings(m, r, s, f) for m in parts for r in remats for s in loops for f in splits]
@@ -105,11 +104,3 @@ def line(guess: Guess, found: program.Figures) -> str:
 def _hopeless(tried: dict[Settings, program.Figures]) -> bool:
     """Whether the smallest settings were compiled, and do not fit."""
     return any(s.remat == "full" for s in tried)
-
-
-def _powers(n: int) -> Iterable[int]:
-    """1, 2, 4, ... as far as they divide n."""
-    power = 1
-    while n % power == 0:
-        yield power
-        power *= 2

@@ -5,18 +5,24 @@ by what a compile of the same kind showed.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from mae_jax.ahead import program, step
-from mae_jax.ahead.roofline import Roofline, roofline
+from mae_jax.ahead.collectives import Collective
+from mae_jax.ahead.roofline import Roofline, network_seconds, roofline
 from mae_jax.ahead.topology import Topology
 from mae_jax.core import tree
+from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.core.mesh import batch_shards
+from mae_jax.core.rings import rings
 from mae_jax.testing.flops import dot_flops
 from mae_jax.train.build import Run
 
@@ -45,7 +51,7 @@ class Settings:
         """As config keys."""
         return {
             "train.microbatches": self.microbatches, "mesh.remat": self.remat, "mesh.scan": self.scan,
-            "mesh.fsdp": self.fsdp,
+            "mesh.data": -1, "mesh.fsdp": self.fsdp,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -99,18 +105,35 @@ class Predictor:
         self._traced: dict[str, Traced] = {}
 
     def run(self, fsdp: int) -> Run:
-        """The run with parameters split over so many devices."""
+        """The run with parameters split over so many devices. Raises UserError where the config does not fit so."""
         if fsdp not in self._runs:
-            settings = Settings(self.asked.config.train.microbatches, "none", True, fsdp)
-            self._runs[fsdp] = step.make_run(settings.of(self.asked), self.topology.devices)
+            self._runs[fsdp] = self._make("none", fsdp)
         return self._runs[fsdp]
+
+    def builds(self, fsdp: int) -> bool:
+        """Whether the devices, their slices and the config's other axes take this size of fsdp."""
+        try:
+            self.run(fsdp)
+        except UserError:
+            return False
+        return True
+
+    @functools.cached_property
+    def smallest(self) -> int:
+        """The smallest fsdp that builds: more than 1 where fsdp is what crosses slices. Raises UserError: none does."""
+        if not (size := next((n for n in divisors(len(self.topology.devices)) if self.builds(n)), 0)):
+            self.run(1)  # it says why
+        return size
 
     def traced(self, remat: str) -> Traced:
         """Loss and gradient with this remat."""
         if remat not in self._traced:
-            settings = Settings(self.asked.config.train.microbatches, remat, True, 1)
-            self._traced[remat] = trace_row(step.make_run(settings.of(self.asked), self.topology.devices))
+            self._traced[remat] = trace_row(self._make(remat, self.smallest))
         return self._traced[remat]
+
+    def _make(self, remat: str, fsdp: int) -> Run:
+        """In one piece: shapes and rows are those of every number of microbatches, and the config's may not fit."""
+        return step.make_run(Settings(1, remat, True, fsdp).of(self.asked), self.topology.devices)
 
     def guess(self, s: Settings) -> Guess:
         """What these settings will need."""
@@ -129,20 +152,21 @@ class Predictor:
 
     def network(self, s: Settings) -> dict[str, float]:
         """Seconds of the gradient's sum over data, and of gathering weights and scattering gradients over fsdp."""
-        chip, run = self.topology.chip, self.run(s.fsdp)
-        assert chip is not None
+        run = self.run(s.fsdp)
+        mesh, by = run.mesh, rings(run.mesh)
+        data, fsdp = (_line(mesh, axis) for axis in ("data", "fsdp"))
         count = tree.size(run.shapes["params"])
         reduced = count * (2 if run.config.mesh.reduce == "bfloat16" else 4)
-        data, seconds = run.mesh.shape["data"], {}
-        if data > 1:
-            links = 1.0 if s.fsdp == 1 else 0.5
-            seconds["data"] = 2 * (data - 1) / data * reduced / s.fsdp / (chip.ici_bandwidth * links)
-        if s.fsdp > 1:
-            links = 1.0 if data == 1 else 0.5
-            times = 1 if self._by_step(s) else s.microbatches
-            size = times * (reduced + count * self._width() * (1 if s.remat == "none" or self._by_step(s) else 2))
-            seconds["fsdp"] = (s.fsdp - 1) / s.fsdp * size / (chip.ici_bandwidth * links)
-        return seconds
+        times = 1 if self._by_step(s) else s.microbatches
+        gathered = count * self._width() * (1 if s.remat == "none" or self._by_step(s) else 2)
+        moves = [Collective("all-reduce", 1, reduced // s.fsdp, "data", "", "", data)]
+        for kind, size, way in (("reduce-scatter", reduced, by.scatter), ("all-gather", gathered, by.gather)):
+            size *= times
+            for n, groups in zip(way.sizes, way.groups):
+                members = fsdp if groups is None else tuple(fsdp[k] for k in groups[0])
+                moves.append(Collective(kind, times, size, "fsdp", "", "", members))
+                size //= n  # the next ring sees a part
+        return network_seconds(moves, mesh, self.topology)
 
     def rows(self, s: Settings) -> float:
         """Samples of a step per device."""
@@ -176,6 +200,17 @@ class Predictor:
         """Whether weights are gathered once per step for all microbatches."""
         gather = self.asked.config.mesh.gather
         return s.fsdp > 1 and (gather == "step" or (gather == "auto" and s.microbatches > 1))
+
+
+def divisors(n: int) -> list[int]:
+    """The divisors of n, in order."""
+    return [k for k in range(1, n + 1) if n % k == 0]
+
+
+def _line(mesh: Mesh, axis: str) -> tuple[int, ...]:
+    """The first devices along an axis, as positions in the mesh's order."""
+    places = np.arange(mesh.size).reshape(mesh.devices.shape)
+    return tuple(np.moveaxis(places, mesh.axis_names.index(axis), -1).reshape(-1, mesh.shape[axis])[0].tolist())
 
 
 def trace_row(run: Run) -> Traced:

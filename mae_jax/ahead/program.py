@@ -57,6 +57,7 @@ class Figures:
       collectives: None where nothing was compiled.
       roofline: None where the chip is not in the table, or nothing was compiled.
       seconds: of compiling.
+      asked: of what config and task; None of a run that was given.
     """
 
     run: Run
@@ -71,6 +72,7 @@ class Figures:
     collectives: tuple[Collective, ...] | None
     roofline: Roofline | None
     seconds: float
+    asked: step.Asked | None = None
 
     @property
     def fits(self) -> bool:
@@ -87,7 +89,7 @@ class Figures:
 
 def compiled(asked: step.Asked, topology: Topology) -> Figures:
     """Compile the step for the topology. Raises UserError where the config does not fit its devices."""
-    return measured(step.make_run(asked, topology.devices), topology)
+    return dataclasses.replace(measured(step.make_run(asked, topology.devices), topology), asked=asked)
 
 
 def measured(run: Run, topology: Topology) -> Figures:

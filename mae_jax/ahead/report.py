@@ -4,9 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_jax.ahead import step
 from mae_jax.ahead.collectives import Collective, by_masking
+from mae_jax.ahead.predict import divisors
 from mae_jax.ahead.program import GIB, Figures
 from mae_jax.core import tree
+from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import batch_shards
 
 MIB = 2**20
@@ -127,28 +130,56 @@ def verdict(found: Figures) -> str:
 
 
 def advice(found: Figures) -> list[str]:
-    """What to change where a step is too large, most promising first: what costs least speed."""
-    config, devices = found.run.config, found.run.mesh.size
-    fsdp = found.run.mesh.shape.get("fsdp", 1)
+    """What to change where a step is too large, most promising first: what costs least speed. Only what builds."""
+    config, run = found.run.config, found.run
     lines = []
     if config.mesh.remat in ("none", "dots"):
-        after = "dots" if config.mesh.remat == "none" else "full"
-        lines.append(f"--config.mesh.remat={after}: the backward pass computes more again, and less is kept")
-    if fsdp < devices and found.state["parameters"] > 100 * MIB:
-        kept = (found.state["parameters"] + found.state["optimizer"]) * (1 - fsdp / devices)
-        lines.append(
-            f"--config.mesh.fsdp={min(devices, max(2, 4 * fsdp))}: parameters and optimizer are split further; over "
-            f"all {devices} devices it saves {_bytes(kept).strip()} of the arguments"
-        )
-    rows = config.train.batch // batch_shards(found.run.mesh) // config.train.microbatches
-    if rows > 1:
-        more = config.train.microbatches * next(k for k in range(2, rows + 1) if rows % k == 0)
-        lines.append(f"--config.train.microbatches={more}: the batch in more parts, one after the other")
+        after = {"mesh.remat": "dots" if config.mesh.remat == "none" else "full"}
+        if _builds(found, after):
+            lines.append(f"{settings(after)}: the backward pass computes more again, and less is kept")
+    if found.state["parameters"] > 100 * MIB:
+        lines += _split_further(found)
+    rows = config.train.batch // batch_shards(run.mesh) // config.train.microbatches
+    if rows > 1 and step.may_be_cut(run.method):
+        more = {"train.microbatches": config.train.microbatches * divisors(rows)[1]}
+        if _builds(found, more):
+            lines.append(f"{settings(more)}: the batch in more parts, one after the other")
     if config.mesh.scan:
         lines.append("--config.mesh.scan=False: without the loop, the compiler keeps less (and compiles longer)")
     lines.append("a larger slice, or a smaller --config.train.batch")
     lines.append("--fit tries these and says the fastest that fits")
     return lines
+
+
+def _split_further(found: Figures) -> list[str]:
+    """A line that names four times the fsdp, or what is nearest to that of what builds; none where nothing does."""
+    axes, config = found.run.mesh.shape, found.run.config
+    fsdp, own = axes["fsdp"], found.run.mesh.size // axes["tensor"]
+    free = {} if config.mesh.data == -1 else {"mesh.data": -1}
+    larger = [n for n in divisors(own) if n > fsdp and _builds(found, free | {"mesh.fsdp": n})]
+    if not larger:
+        return []
+    chosen = min(larger, key=lambda n: abs(math.log(n / (4 * fsdp))))
+    kept = (found.state["parameters"] + found.state["optimizer"]) * (1 - fsdp / larger[-1])
+    return [
+        f"{settings(free | {'mesh.fsdp': chosen})}: parameters and optimizer are split further; over {larger[-1]} "
+        f"devices it saves {_bytes(kept).strip()} of the arguments"
+    ]
+
+
+def _builds(found: Figures, keys: Mapping[str, Any]) -> bool:
+    """Whether the config takes these keys on its devices; a guess where the config is not known."""
+    if found.asked is None:
+        return True
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in keys.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    try:
+        step.make_run(found.asked.with_config(**sections), found.topology.devices)
+    except UserError:
+        return False
+    return True
 
 
 def to_json(title: str, found: Figures, notes: Sequence[str] = ()) -> dict[str, Any]:

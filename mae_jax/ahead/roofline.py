@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from mae_jax.ahead.collectives import Collective
 from mae_jax.ahead.topology import Topology
 from mae_jax.core.chips import Chip
@@ -73,17 +71,16 @@ def network_seconds(found: Iterable[Collective], mesh: Any, topology: Topology) 
 def _seconds(c: Collective, members: tuple[int, ...], topology: Topology, chip: Chip) -> float:
     slices = topology.slices(members)
     inside = max(1, c.group // slices)
-    ici = dataclasses.replace(c, group=inside).wire / (chip.ici_bandwidth * topology.links(members))
+    ici = 0.0
+    if inside > 1:
+        ici = dataclasses.replace(c, members=members[:inside]).wire / (chip.ici_bandwidth * topology.links(members))
     if slices == 1:
         return ici
-    dcn = dataclasses.replace(c, group=slices, bytes=c.bytes // inside).wire
+    dcn = dataclasses.replace(c, members=members[:slices], bytes=c.bytes // inside).wire
     return ici + (dcn / chip.dcn_bandwidth if chip.dcn_bandwidth else float("inf"))
 
 
 def group_of(c: Collective, mesh: Any, topology: Topology) -> tuple[int, ...]:
     """The first group of a collective, as positions in the topology's devices."""
-    names = list(mesh.shape)
-    axes = [names.index(name) for name in c.axis.split("+") if name in names]
-    grid = np.moveaxis(mesh.devices, axes, range(-len(axes), 0)).reshape(-1) if axes else mesh.devices.reshape(-1)
     place = {d: k for k, d in enumerate(topology.devices)}
-    return tuple(place[d] for d in grid[: c.group])
+    return tuple(place[mesh.devices.flat[k]] for k in c.members)

@@ -15,6 +15,7 @@ from mae_jax.config import load, make_method, resolve
 from mae_jax.core import mesh
 from mae_jax.core.errors import UserError
 from mae_jax.data.sources import Source, make_source
+from mae_jax.methods.base import Method
 from mae_jax.schema import Config
 from mae_jax.train.build import Run, build, resized
 
@@ -117,6 +118,11 @@ def make_run(asked: Asked, devices: Sequence[Any]) -> Run:
     if asked.task == "parts":
         return parts.build_parts(config, own, asked.source)
     return segment_plan.build_segment(config, None, own, load=False)
+
+
+def may_be_cut(method: Method) -> bool:
+    """Whether microbatches change no result: every leaf has rows, and no sample hangs together with others."""
+    return all(leaf.batched for leaf in method.batch_spec.values()) and not method.couples
 
 
 def batch_shapes(run: Run) -> dict[str, jax.ShapeDtypeStruct]:

@@ -55,8 +55,10 @@ class Topology:
     def links(self, members: tuple[int, ...]) -> float:
         """Share of a device's ICI links that a collective among these devices (by position) can use.
 
-        A group along one axis of a torus of two uses half of the links. 1 where devices have no coordinates.
+        A group along one axis of a torus of two uses half of the links. 1 where devices lie on no torus.
         """
+        if self.chip is None or self.chip.family != "tpu":  # GPUs have coordinates too, of another kind
+            return 1.0
         coords = np.array([getattr(d, "coords", None) or (0,) for d in self.devices])
         long = int((coords.max(0) > coords.min(0)).sum())
         group = coords[list(members)]

@@ -48,7 +48,8 @@ class Choice(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def rings(mesh: Mesh) -> Choice:
-    """What to do along a mesh's fsdp axis. Devices that know no coordinates (CPUs, GPUs) are taken all at once."""
+    """What to do along a mesh's fsdp axis. Devices on no torus (CPUs; GPUs, whose coordinates are
+    others) are taken all at once."""
     lines = np.moveaxis(mesh.devices, mesh.axis_names.index("fsdp"), -1).reshape(-1, mesh.shape["fsdp"])
     n = mesh.shape["fsdp"]
     at_once = Rings((n,), (None,), (n,), (0,))
@@ -64,9 +65,10 @@ def rings(mesh: Mesh) -> Choice:
 def _on_torus(line: Iterable[Any]) -> Rings | None:
     """How devices lie; None where they do not fill a box whose sides are runs of their numbers' digits."""
     line = list(line)
-    if any(getattr(device, "coords", None) is None for device in line):
+    if any(getattr(device, "coords", None) is None or device.platform != "tpu" for device in line):
         return None
-    at = np.array([(slice_of(d), *d.coords, getattr(d, "core_on_chip", 0) or 0) for d in line])
+    # The slice is the last: a sum goes round each slice first, and only its parts cross the slow network between them.
+    at = np.array([(*d.coords, getattr(d, "core_on_chip", 0) or 0, slice_of(d)) for d in line])
     places = [np.unique(column, return_inverse=True) for column in at.T]
     sizes = tuple(len(values) for values, _ in places if len(values) > 1)
     if math.prod(sizes) != len(line) or not sizes:

@@ -1,7 +1,7 @@
-"""Features on disk: extracted once, in shards that each process writes for itself, taken again by their key.
+"""Features on disk: extracted once, in shards that each process writes for its rows, taken again by their key.
 
     FOLDER/<key>/key.json                 what the features are of, in words that a person can read
-    FOLDER/<key>/00000003-0001.npz        shard 3, the rows of process 1: features, label, valid, position
+    FOLDER/<key>/00000003-0001.npz        shard 3, part 1 of the rows: features, label, valid, position
     FOLDER/<key>/done.json                written last; without it the folder is an extraction that was interrupted
 
 An interrupted extraction goes on with the shards that are missing. A shard appears whole or not at all, and its
@@ -23,6 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array
 
+from mae_jax.core.devices import Share
 from mae_jax.core.errors import UserError
 from mae_jax.core.npy import Npz
 from mae_jax.core.types import Batch
@@ -40,11 +41,13 @@ class Pass:
       open: number of a batch -> iterator over the batches from there on (this process's rows of each).
       batches: how many there are.
       batch: samples in one, over all processes.
+      share: which part of each batch is this process's; processes among which tensor splits hold the same.
     """
 
     open: Callable[[int], Any]
     batches: int
     batch: int
+    share: Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +73,9 @@ class Entry:
         """Whether the extraction was finished."""
         return (self.folder / "done.json").is_file()
 
-    def shard(self, number: int, process: int) -> Path:
-        """Where a process's rows of a shard lie."""
-        return self.folder / f"{number:08d}-{process:04d}.npz"
+    def shard(self, number: int, part: int) -> Path:
+        """Where a part of a shard's rows lies."""
+        return self.folder / f"{number:08d}-{part:04d}.npz"
 
     def begin(self, layout: Mapping[str, int]) -> None:
         """Make the folder; drop shards of an interrupted extraction that was cut up in another way."""
@@ -97,11 +100,18 @@ class Entry:
         """The features of all real samples in the order of the source.
 
         Raises:
-          UserError: a shard that is missing or damaged, by its name.
+          UserError: a shard that is missing or damaged, by its name; samples that are there twice.
         """
         names = json.loads((self.folder / "done.json").read_text())["shards"]
         parts = [_load(self.folder / name) for name in names]
         position = np.concatenate([part["position"] for part in parts])
+        layout = json.loads((self.folder / "key.json").read_text())["layout"]
+        if len(np.unique(position)) < len(position) or position.max() >= layout["batch"] * layout["batches"]:
+            # Written before processes that hold the same rows (mesh.tensor over several) wrote them once.
+            raise UserError(
+                f"the cached features in {self.folder} hold samples twice, so what is measured on them is wrong: "
+                f"remove that folder, and the next run computes them again."
+            )
         order = np.argsort(position, kind="stable")
         features, labels, keep = [], [], []
         for part in parts:
@@ -150,28 +160,28 @@ def _extract(
     per_shard: int,
     multilabel: bool = False,
 ) -> None:
-    me, processes = jax.process_index(), jax.process_count()
+    me, own = jax.process_index(), split.share
     shards = -(-split.batches // per_shard)
-    layout = {"batch": split.batch, "batches": split.batches, "batches_per_shard": per_shard, "processes": processes}
+    layout = {"batch": split.batch, "batches": split.batches, "batches_per_shard": per_shard, "parts": own.parts}
     if me == 0:
         for entry in entries.values():
             entry.begin(layout)
     _barrier("begun")
-    lacking = np.array([any(not e.shard(s, me).is_file() for e in entries.values()) for s in range(shards)])
+    lacking = np.array([any(not e.shard(s, own.part).is_file() for e in entries.values()) for s in range(shards)])
     for first, last in _runs(_any_process(lacking)):  # all must encode the same batches
         batches = split.open(first * per_shard)
         try:
             for number in range(first, last):
                 due = min((number + 1) * per_shard, split.batches) - number * per_shard
                 made = [_encoded(next(batches), encoders, place, multilabel) for _ in range(due)]
-                for name, entry in entries.items():
-                    _save(entry.shard(number, me), name, made, number * per_shard, split.batch)
+                for name, entry in entries.items() if own.leads else ():
+                    _save(entry.shard(number, own.part), name, made, number * per_shard, split.batch, own.part)
         finally:
             getattr(batches, "close", lambda: None)()
     _barrier("written")
     if me == 0:
         for entry in entries.values():
-            names = [entry.shard(s, p).name for s in range(shards) for p in range(processes)]
+            names = [entry.shard(s, p).name for s in range(shards) for p in range(own.parts)]
             absent = [name for name in names if not (entry.folder / name).is_file()]
             if absent:
                 raise UserError(
@@ -208,11 +218,11 @@ def _local_rows(x: Any) -> np.ndarray:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
-def _save(path: Path, name: str, made: list[dict[str, np.ndarray]], first: int, batch: int) -> None:
-    arrays = {key: np.concatenate([part[key] for part in made]) for key in ("label", "valid")}
-    arrays["features"] = np.concatenate([part[f"features/{name}"] for part in made])
+def _save(path: Path, name: str, made: list[dict[str, np.ndarray]], first: int, batch: int, part: int) -> None:
+    arrays = {key: np.concatenate([rows[key] for rows in made]) for key in ("label", "valid")}
+    arrays["features"] = np.concatenate([rows[f"features/{name}"] for rows in made])
     local = len(made[0]["label"])
-    start = jax.process_index() * local
+    start = part * local
     arrays["position"] = np.concatenate([(first + i) * batch + start + np.arange(local) for i in range(len(made))])
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -239,9 +239,10 @@ class Loop:
                         saves = stop or owed or done % config.checkpoint.every == 0 or done == total
                         if (saves or due_every(config.guard.parity, done)) and self.differ(done, state):
                             return state, "diverged"
-                        self.look(done, state)
+                        self.probe(done, state)
                         if saves:
                             self.save(done, state)
+                        self.draw(done, state)  # after the save, which no picture may cost
                 if stop:
                     return state, "stopped"
         except BaseException as error:
@@ -296,21 +297,20 @@ class Loop:
         mesh, rate = self.built.mesh, steps_per_second * self.config.train.batch
         return mfu(rate, cost.step, mesh.devices.flat[0].device_kind, mesh.size)
 
-    def look(self, step: int, state: State) -> None:
-        """Online probes and pictures, when they are due."""
-        config, last = self.config, step == self.config.train.steps
+    def probe(self, step: int, state: State) -> None:
+        """Online probes, when they are due."""
         self.scores = {}
-        if config.eval.every and step % config.eval.every == 0:
+        if due_every(self.config.eval.every, step):
             self.scores = self.probes.online(state)
             self.writers.scalars(step, self.scores)
-        if last or (config.log.pictures_every and step % config.log.pictures_every == 0):
-            self.draw(step, state)
 
     def draw(self, step: int, state: State) -> None:
-        """A reconstruction picture of some test images, to all writers."""
-        if type(self.built.method).pictures is Method.pictures:  # it has none: spare the compilation
+        """A reconstruction picture of some test images, to all writers, when it is due."""
+        log, method = self.config.log, self.built.method
+        due = step == self.config.train.steps or due_every(log.pictures_every, step)
+        if not due or log.pictures < 1 or type(method).pictures is Method.pictures:  # none: spare the compilation
             return
-        batch = spread(self.built, self.test, self.config.log.pictures)
+        batch = spread(self.built, self.test, log.pictures)
         drawn = self.pictures(state["params"], rest_of(state, self.built.frozen), batch, 0)
         if drawn and jax.process_index() == 0:
             with skipped(f"the picture of step {step}"):

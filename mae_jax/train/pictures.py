@@ -21,7 +21,7 @@ def spread(run: Run, source: Source, count: int) -> dict[str, np.ndarray]:
     """`count` samples of a split, evenly spread over its records."""
     count = min(count, len(source))
     if count < 1:
-        raise UserError("nothing to draw: --count (log.pictures) must be at least 1.")
+        raise UserError("nothing to draw: --count must be at least 1, and the split must hold a record.")
     return _prepared(run, [source[i * len(source) // count] for i in range(count)])
 
 

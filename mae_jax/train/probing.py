@@ -15,7 +15,7 @@ import numpy as np
 import mae_jax
 from mae_jax.core.errors import UserError
 from mae_jax.core.hashing import tree_hash
-from mae_jax.core.mesh import use_mesh
+from mae_jax.core.mesh import share, use_mesh
 from mae_jax.data.decode import BadImage
 from mae_jax.data.pipeline import fingerprint
 from mae_jax.data.sources import Source
@@ -169,7 +169,8 @@ class Probes:
         }
         batches, batch = eval_pass(self._run, source)
         return cache.features(
-            entries, encoders, cache.Pass(functools.partial(eval_batches, self._run, source), batches, batch),
+            entries, encoders,
+            cache.Pass(functools.partial(eval_batches, self._run, source), batches, batch, share(self._run.mesh)),
             place=self._run.place, multilabel=source.multilabel,
         )  # fmt: skip
 

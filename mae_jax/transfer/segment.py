@@ -107,7 +107,7 @@ def report(scores: SegmentValidation, state: State, workdir: Path) -> None:
     (workdir / "results.json").write_text(json.dumps(out, indent=2) + "\n")
     picture(workdir / PICTURE, drawn, names)
     print(summary(found, names), flush=True)
-    print(f"written to {workdir}/: results.json, {PICTURE}", flush=True)
+    print(f"written to {workdir}/: results.json{f', {PICTURE}' if drawn else ''}", flush=True)
 
 
 def picture(path: Path, drawn: list[tuple[Any, Any, Any]], names: Sequence[str]) -> None:

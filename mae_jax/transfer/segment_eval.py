@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from mae_jax.core.errors import UserError
-from mae_jax.core.mesh import replicated, use_mesh
+from mae_jax.core.mesh import replicated, share, use_mesh
 from mae_jax.data.annotation import IGNORE
 from mae_jax.data.limits import BadImage
 from mae_jax.data.plan import open_record
@@ -164,8 +164,9 @@ class SegmentationScores:
             images[i, : image.shape[0], : image.shape[1]] = image
             truths[i, : truth.shape[0], : truth.shape[1]] = truth
             sizes[i] = *image.shape[:2], *truth.shape
-        b = self.batch // jax.process_count()
-        own = slice(jax.process_index() * b, (jax.process_index() + 1) * b)
+        mine = share(self.run.mesh)  # processes among which tensor splits place the same rows
+        b = self.batch // mine.parts
+        own = slice(mine.part * b, (mine.part + 1) * b)
         arrays = {"images": images, "truths": truths, "sizes": sizes, "valid": np.arange(self.batch) < len(scenes)}
         return {name: self.run.place("image", array[own]) for name, array in arrays.items()}
 

@@ -94,6 +94,29 @@ def test_a_tpu_program():
     ]
 
 
+@pytest.mark.parametrize(
+    ("result", "operation", "size"),
+    [
+        ("f32[8]", "reduce-scatter(%x)", 256),
+        ("((f32[64]), f32[8])", "reduce-scatter-start(%x)", 256),  # GPUs: of f32[64]
+        ("((f32[64]), f32[8], u32[])", "reduce-scatter-start(%x)", 256),
+        ("((f32[64], f32[64]), (f32[8], f32[8]))", "reduce-scatter-start(%x, %y)", 512),
+        ("((f32[64]), f32[64])", "all-to-all-start(%x)", 256),
+        ("(f32[8], f32[64])", "all-gather-start(%x)", 256),
+        ("((f32[8], f32[8]), (f32[64], f32[64]))", "all-gather-start(%x, %y)", 512),
+        ("(f32[64], f32[64], u32[], u32[])", "collective-permute-start(%x)", 256),
+        ("f32[64]", "all-reduce-start(%x)", 256),
+        ("(f32[64], f32[64])", "all-reduce-start(%x, %y)", 512),
+        ("((f32[64]), f32[64])", "all-reduce-start(%x)", 256),
+    ],
+)
+def test_bytes_of_asynchronous_ones_are_those_of_what_they_make(result, operation, size):
+    groups = "source_target_pairs={{0,1}}" if "permute" in operation else "replica_groups={{0,1,2,3,4,5,6,7}}"
+    text = f"ENTRY %main (x: f32[64]) -> f32[8] {{\n  %r = {result} {operation}, channel_id=1, {groups}\n}}\n"
+    (found,) = from_text(text, {"fsdp": 8})
+    assert found.bytes == size
+
+
 def test_a_loop_whose_length_is_not_known_counts_once_and_says_so():
     found = from_text(TPU.replace("direction=LT", "direction=NE"), AXES)
     assert [(c.count, c.known) for c in found] == [(1, False), (1, False), (1, True)]

@@ -8,13 +8,20 @@ from tiny_runs import config_file, tiny
 from mae_jax.ahead import fit, predict, report, step
 from mae_jax.ahead.predict import Guess, Settings
 from mae_jax.ahead.roofline import Roofline
-from mae_jax.ahead.topology import topology
+from mae_jax.ahead.topology import Topology, topology
+from mae_jax.config import resolve
+from mae_jax.core import tree
 from mae_jax.core.chips import chip
 from mae_jax.core.errors import UserError
 
 
 def guess(peak: float, seconds: float, *, m: int = 1, remat: str = "none", scan: bool = True, fsdp: int = 1) -> Guess:
     return Guess(Settings(m, remat, scan, fsdp), 0.0, 0.0, peak, Roofline(seconds, 0.0, {}))
+
+
+def settings_of(changed) -> Settings:
+    """The settings of these overrides."""
+    return Settings(*(changed[key] for key in ("train.microbatches", "mesh.remat", "mesh.scan", "mesh.fsdp")))
 
 
 def test_the_fastest_that_fits_is_taken():
@@ -70,7 +77,7 @@ def test_a_search_that_fails_says_by_how_much_and_what_to_change(asked, made_up,
 def test_a_compile_corrects_the_guess(asked, made_up, searched):
     found, changed, _ = searched
     predictor = predict.Predictor(asked, made_up)
-    settings = Settings(*changed.values())
+    settings = settings_of(changed)
     first = predictor.guess(settings)
     predictor.learn(first, found)
     again = predictor.guess(settings)
@@ -83,6 +90,52 @@ def test_remat_keeps_less_and_computes_more(asked, made_up):
     predictor = predict.Predictor(asked, made_up)
     none, full = predictor.traced("none"), predictor.traced("full")
     assert full.residuals < none.residuals and full.flops > none.flops and none.loops
+
+
+def again(asked, *overrides):
+    """The same config with more keys."""
+    return dataclasses.replace(asked, config=resolve(asked.config.to_dict(), overrides))
+
+
+def test_what_a_search_prints_is_a_command_that_runs(asked, made_up):
+    """Also where the config fixes mesh.data, which the settings leave open."""
+    fixed = again(asked, "mesh.data=8")
+    changed = Settings(2, "dots", True, 4).overrides()
+    run = step.make_run(again(fixed, *(f"{key}={value}" for key, value in changed.items())), made_up.devices)
+    assert dict(run.mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+
+
+def test_microbatches_that_do_not_fit_are_no_reason_not_to_search(asked, made_up):
+    """16 parts of 32 samples are 2 at a time, for 8 devices; in 1, 2 and 4 parts each has one or more."""
+    many = again(asked, "train.microbatches=16")
+    assert {s.microbatches for s in fit.candidates(many, made_up, predict.Predictor(many, made_up))} == {1, 2, 4}
+
+
+@pytest.mark.parametrize("across, sizes", [("data", {1, 2, 4}), ("fsdp", {2, 4, 8})])
+def test_slices_leave_the_sizes_that_keep_one_axis_inside(asked, made_up, monkeypatch, across, sizes):
+    monkeypatch.setattr(fit, "SMALL", 0)
+    two = again(asked, "mesh.slices=2", f"mesh.across={across}")
+    found = fit.candidates(two, made_up, predict.Predictor(two, made_up))
+    assert {s.fsdp for s in found} == sizes
+
+
+class TwoSlices(Topology):
+    """Eight devices of which four lie in each of two slices."""
+
+    def slices(self, members):
+        return len({k // 4 for k in members})
+
+
+@pytest.mark.parametrize("across, fsdp", [("data", 1), ("data", 4), ("fsdp", 8)])
+def test_a_guess_counts_the_network_between_slices(asked, made_up, across, fsdp):
+    """The part that is left after each slice's own sum, over the slow network: 2 devices of a ring."""
+    two = again(asked, "mesh.slices=2", f"mesh.across={across}")
+    apart = TwoSlices(*(getattr(made_up, field.name) for field in dataclasses.fields(made_up)))
+    near, far = (predict.Predictor(two, t).network(Settings(1, "none", True, fsdp))[across] for t in (made_up, apart))
+    size = tree.size(predict.Predictor(two, made_up).run(fsdp).shapes["params"])
+    crossing = {1: 4 * size / 4, 4: 4 * size / 4, 8: (4 + 4) / 2 * size / 4}[fsdp]  # of an all-reduce; both halves
+    gone = {1: 3 / 4 / (7 / 8), 4: 0, 8: 3 / 4 / (7 / 8)}[fsdp]  # of `near` that is inside a slice
+    assert far == pytest.approx(gone * near + crossing / made_up.chip.dcn_bandwidth, rel=1e-3)
 
 
 @pytest.mark.slow

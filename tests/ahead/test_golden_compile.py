@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -43,3 +44,14 @@ def test_the_golden_texts_hold_the_bars(name):
     assert f"$ mae_jax {' '.join(golden.command(name))}\n" in text and text.endswith("exit status 0\n")
     assert "caused by masking or restoring: none" in text and "microbatches" not in text
     assert f"all-reduced: {'0.00' if '--config.mesh.fsdp=' in text else '1.000'}" in text
+
+
+def test_the_docs_show_these_figures():
+    """docs/compile.md: the whole report of l16, the memory and the all-reduces of h14, the memory of h14_fsdp."""
+    shown = (golden.ROOT / "docs" / "compile.md").read_text()
+    body = kept("l16").partition("--config.mesh.fsdp=32\n  v5e")[2].partition("\nexit status")[0]
+    assert "peak" in body and body in shown
+    peak = {name: float(re.search(r"peak +([\d.]+) GiB", kept(name))[1]) for name in ("h14", "h14_fsdp")}
+    assert f"takes {peak['h14']:.1f} GiB there" in shown and f"{peak['h14_fsdp']:.1f} GiB per chip of 16" in shown
+    runs, size = re.search(r"all-reduce .* (\d+) +([\d,.]+) ", kept("h14").partition("  all ")[0]).groups()
+    assert f"{runs} all-reduces of {size} MiB" in " ".join(shown.split())

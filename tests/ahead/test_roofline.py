@@ -1,5 +1,6 @@
 """A roofline by hand: amounts over peaks, and which of the three rules."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mae_jax.ahead.collectives import Collective
+from mae_jax.ahead.collectives import Collective, from_text
 from mae_jax.ahead.hlo import Program
 from mae_jax.ahead.roofline import network_seconds, roofline
 from mae_jax.ahead.topology import Topology
@@ -17,6 +18,12 @@ from mae_jax.ahead.traffic import hbm_bytes
 from mae_jax.core.chips import Chip, chip
 from mae_jax.testing.flops import dot_flops
 
+PROGRAM = """\
+ENTRY %main (x: f32[2000000]) -> f32[8000000] {
+  %x = f32[2000000]{0} parameter(0)
+  ROOT %g = f32[8000000]{0} all-gather(%x), channel_id=1, replica_groups=GROUPS, dimensions={0}
+}
+"""
 CHIP = Chip("made up", ("made up",), "tpu", 1e12, 16e9, 1e9, 1e6, 1e5)
 
 
@@ -55,32 +62,64 @@ def test_v5e_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("kind", "axis", "group", "seconds"),
+    ("kind", "axis", "members", "seconds"),
     [
-        ("all-reduce", "data+fsdp", 8, 2 * 7 / 8 * 8e6 / 1e6),  # the whole torus: all links
-        ("all-gather", "fsdp", 4, 3 / 4 * 8e6 / 0.5e6),  # along one of its two axes: half of them
-        ("reduce-scatter", "fsdp", 4, 3 / 4 * 8e6 / 0.5e6),
-        ("collective-permute", "fsdp", 4, 8e6 / 0.5e6),
-        ("all-reduce", "data", 2, 2 * 1 / 2 * 8e6 / 0.5e6),
+        ("all-reduce", "data+fsdp", range(8), 2 * 7 / 8 * 8e6 / 1e6),  # the whole torus: all links
+        ("all-gather", "fsdp", range(4), 3 / 4 * 8e6 / 0.5e6),  # along one of its two axes: half of them
+        ("reduce-scatter", "fsdp", range(4), 3 / 4 * 8e6 / 0.5e6),
+        ("collective-permute", "fsdp", range(4), 8e6 / 0.5e6),
+        ("all-reduce", "data", (0, 4), 2 * 1 / 2 * 8e6 / 0.5e6),
     ],
 )
-def test_network_by_rings(kind, axis, group, seconds):
+def test_network_by_rings(kind, axis, members, seconds):
     topology = slice_of(2, 4)
-    found = [Collective(kind, 3, 8_000_000, axis, "", "f32", group)]
+    found = [Collective(kind, 3, 8_000_000, axis, "", "f32", tuple(members))]
     assert network_seconds(found, mesh_of(topology, 2, 4), topology) == {axis: pytest.approx(seconds)}
 
 
 def test_network_between_slices():
     """Two slices of 4: within each a ring over ICI (one axis of two is used), then a quarter of it over DCN."""
     topology = slice_of(1, 4, slices=2)
-    found = [Collective("all-reduce", 1, 8_000_000, "data+fsdp", "", "f32", 8)]
+    found = [Collective("all-reduce", 1, 8_000_000, "data+fsdp", "", "f32", tuple(range(8)))]
     seconds = 2 * 3 / 4 * 8e6 / 1e6 + 2 * 1 / 2 * 2e6 / 1e5
     assert network_seconds(found, mesh_of(topology, 2, 4), topology) == {"data+fsdp": pytest.approx(seconds)}
 
 
+def test_a_ring_is_that_of_the_program_and_not_the_first_devices_of_its_axis():
+    """fsdp over a torus of 4 x 4 whose hosts of 2 x 2 come first, ring by ring: each ring has half of the links."""
+    topology = slice_of(4, 4)
+    hosts = np.array(topology.devices, object).reshape(2, 2, 2, 2).transpose(0, 2, 1, 3).reshape(1, 16)
+    mesh = SimpleNamespace(devices=hosts, shape={"data": 1, "fsdp": 16})
+    row = tuple(k for k, d in enumerate(hosts.flat) if d.coords[1] == 0)
+    assert row != (0, 1, 2, 3)  # these are a host
+    groups = "},{".join(",".join(str(k) for k, d in enumerate(hosts.flat) if d.coords[1] == y) for y in range(4))
+    text = PROGRAM.replace("GROUPS", f"{{{{{groups}}}}}")
+    (found,) = from_text(text, mesh.shape)
+    assert (found.axis, found.members, found.bytes) == ("fsdp", row, 4 * 8_000_000)
+    assert network_seconds([found], mesh, topology) == {"fsdp": pytest.approx(3 / 4 * 32e6 / 0.5e6)}
+
+
+def test_a_ring_between_slices_goes_over_their_network():
+    """The last of the rings of fsdp over two slices of 4: one device of each, nothing over ICI."""
+    topology = slice_of(1, 4, slices=2)
+    found = [Collective("all-gather", 1, 8_000_000, "fsdp", "", "f32", (0, 4)),
+             Collective("collective-permute", 1, 8_000_000, "data", "", "f32", (0, 4))]  # fmt: skip
+    assert network_seconds(found, mesh_of(topology, 1, 8), topology) == {
+        "fsdp": pytest.approx(1 / 2 * 8e6 / 1e5), "data": pytest.approx(8e6 / 1e5),
+    }  # fmt: skip
+
+
+def test_gpus_lie_on_no_torus():
+    """Whatever coordinates XLA gives them."""
+    tpus = slice_of(2, 4)
+    gpus = dataclasses.replace(tpus, chip=dataclasses.replace(CHIP, family="gpu"))
+    assert (tpus.links((0, 1)), gpus.links((0, 1))) == (0.5, 1.0)
+
+
 def test_groups_of_one_cost_nothing():
     topology = slice_of(2, 4)
-    assert network_seconds([Collective("all-reduce", 1, 10, "", "", "f32", 1)], mesh_of(topology, 2, 4), topology) == {}
+    found = [Collective("all-reduce", 1, 10, "", "", "f32", (0,))]
+    assert network_seconds(found, mesh_of(topology, 2, 4), topology) == {}
 
 
 def test_flops_count_loops_and_devices():

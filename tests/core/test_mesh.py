@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mae_jax.core import devices, mesh
+from mae_jax.core import devices, mesh, rings
 from mae_jax.core.errors import UserError
 
 
@@ -49,6 +49,48 @@ def test_only_one_axis_crosses_from_slice_to_slice(across, sizes):
         mesh.make_mesh(1, 8, chips, tensor=2)
 
 
+class Gpu:
+    """One of the GPUs of hosts of eight: XLA gives each host a slice_index of its own, and newer ones coordinates."""
+
+    platform, device_kind = "gpu", "NVIDIA H100 80GB HBM3"
+
+    def __init__(self, number):
+        self.id, self.slice_index, self.process_index = number, number // 8, number // 8
+        self.coords = (number // 8, number % 8 // 4, number % 4)
+
+
+GPUS = [Gpu(k) for k in range(32)]
+
+
+@pytest.mark.parametrize(
+    "sizes, across",
+    [
+        ((4, 8, 1), "data"), ((8, 4, 1), "data"), ((32, 1, 1), "data"), ((2, 16, 1), "data"), ((2, 16, 1), "fsdp"),
+        ((2, 8, 2), "data"), ((2, 8, 2), "fsdp"), ((1, 32, 1), "fsdp"),
+    ],
+)  # fmt: skip
+def test_natural_meshes_of_gpu_hosts(sizes, across):
+    """Each host holds one run of rows, and hosts follow one another."""
+    found = mesh.make_mesh(*sizes[:2], GPUS, tensor=sizes[2], across=across)
+    assert shape(found) == sizes and [d.process_index for d in found.devices.flat] == sorted([0, 1, 2, 3] * 8)
+    assert devices.share(found).parts == 4
+    assert rings.rings(found).scatter.sizes == (sizes[1],)  # no torus
+
+
+def test_what_slices_leave_to_set_is_what_works():
+    """data 1: nothing is left of four hosts for it; with 3 of data, only to take them as they come."""
+    with pytest.raises(UserError, match="4 slices do not divide mesh.data=1.*set mesh.across=fsdp"):
+        mesh.make_mesh(1, 32, GPUS)
+    with pytest.raises(UserError, match="lie apart.*set mesh.across to the other"):
+        devices.share(mesh.make_mesh(4, 8, GPUS, across="fsdp"))
+    with pytest.raises(UserError, match=r"2 slices do not divide mesh.data=3.*set mesh.slices=1"):
+        mesh.make_mesh(3, 4, [*GPUS[:6], *GPUS[8:14]])
+    found = mesh.make_mesh(3, 4, [*GPUS[:6], *GPUS[8:14]], slices=1)
+    assert devices.share(found).parts == 2 and [d.id for d in found.devices.flat] == [*range(6), *range(8, 14)]
+    with pytest.raises(UserError, match="mesh.slices=2, but the 32 devices say that they lie in 4"):
+        mesh.make_mesh(4, 8, GPUS, slices=2)
+
+
 def test_slices_can_be_made_of_devices_that_know_of_none():
     found = mesh.make_mesh(4, 2, slices=2).devices
     assert [d.id for d in found[:2].flat] == [0, 1, 2, 3]
@@ -59,7 +101,7 @@ def test_slices_can_be_made_of_devices_that_know_of_none():
 @pytest.mark.parametrize(
     "sizes, rows", [((4, 2, 2), 2), ((1, 8, 2), 2), ((8, 1, 2), 2), ((2, 1, 8), 1), ((4, 4, 1), 4)]
 )
-def test_a_process_holds_one_run_of_rows(sizes, rows):
+def test_a_process_holds_one_run_of_rows(sizes, rows, monkeypatch):
     """Also where tensor is wider than a process: two then hold the same rows."""
     chips = [Chip(k, per_slice=16) for k in range(16)]
     for number, chip in enumerate(chips):
@@ -67,7 +109,13 @@ def test_a_process_holds_one_run_of_rows(sizes, rows):
         chip.process_index = chip.coords[0] // 2 + 2 * (chip.coords[1] // 2)
     found = mesh.make_mesh(sizes[0], sizes[1], chips, tensor=sizes[2])
     share = devices.share(found)
-    assert share.part == 0 and share.parts == sizes[0] * sizes[1] // rows
+    assert share == (0, sizes[0] * sizes[1] // rows, True)
+    every = []
+    for process in range(4):
+        monkeypatch.setattr(devices.jax, "process_index", lambda process=process: process)
+        every.append(devices.share(found))
+    assert sorted(s.part for s in every if s.leads) == list(range(share.parts))  # one of each part
+    assert len({s.part for s in every}) == share.parts
 
 
 @pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, -1), (4, 4), (0, 8), (-1, 3)])

@@ -14,8 +14,8 @@ class Chip:
 
     platform, device_kind, process_index, core_on_chip, slice_index = "tpu", "TPU v5e", 0, 0, 0
 
-    def __init__(self, coords):
-        self.coords, self.id = coords, hash(coords)
+    def __init__(self, coords, slice_index=0):
+        self.coords, self.slice_index, self.id = coords, slice_index, hash((coords, slice_index))
 
 
 def torus(axes, order, data=1):
@@ -27,13 +27,13 @@ def torus(axes, order, data=1):
     return Mesh(halves.reshape(data, -1, 1), mesh.AXES)
 
 
-# Of 2 x 2 x 2: by rows; hosts of 2 x 2 first; backwards.
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
-@pytest.mark.parametrize("axes", [(2, 2, 2), (2, 4)])
-@pytest.mark.parametrize("spec", [P("fsdp"), P(None, "fsdp"), P(None, "fsdp", None)])
-def test_ring_by_ring_is_all_at_once(order, axes, spec):
-    by = rings._on_torus(torus(axes, order).devices.reshape(-1))
-    assert by.sizes == axes and by.devices == 8
+def two_slices(*axes):
+    """The devices along fsdp of two slices, the one after the other."""
+    return [Chip(place, number) for number in (0, 1) for place in np.ndindex(*axes)]
+
+
+def exact(by, spec):
+    """Sums and gathers by these rings over the eight devices here are those of one collective."""
     use, axis = mesh.make_mesh(1, 8), gather.fsdp_axis(spec)
     shape = [3, 5, 7][: len(spec) + 1]
     shape[axis] = 16
@@ -47,6 +47,26 @@ def test_ring_by_ring_is_all_at_once(order, axes, spec):
     own = rng.integers(-9, 9, (8, *shape)).astype("float32")
     total = run(lambda g: gather._scatter_by(by, g[0], axis), own, P("fsdp"), spec)
     np.testing.assert_array_equal(total, own.sum(0))
+
+
+# Of 2 x 2 x 2: by rows; hosts of 2 x 2 first; backwards.
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
+@pytest.mark.parametrize("axes", [(2, 2, 2), (2, 4)])
+@pytest.mark.parametrize("spec", [P("fsdp"), P(None, "fsdp"), P(None, "fsdp", None)])
+def test_ring_by_ring_is_all_at_once(order, axes, spec):
+    by = rings._on_torus(torus(axes, order).devices.reshape(-1))
+    assert by.sizes == axes and by.devices == 8
+    exact(by, spec)
+
+
+@pytest.mark.parametrize("spec", [P("fsdp"), P(None, "fsdp")])
+def test_the_slow_network_between_slices_carries_parts_only(spec):
+    """A sum crosses from slice to slice last, a gather first: with what is left of, or there before, each slice's."""
+    by = rings._on_torus(two_slices(2, 2))
+    assert by.sizes == (2, 2, 2) and by.groups[-1] == [[k, 4 + k] for k in range(4)]
+    exact(by, spec)
+    found = rings.rings(Mesh(np.array(two_slices(4, 4), object).reshape(1, -1, 1), mesh.AXES)).scatter
+    assert found.sizes == (4, 4, 2) and found.groups[-1] == [[k, 16 + k] for k in range(16)]
 
 
 @pytest.mark.parametrize(

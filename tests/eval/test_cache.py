@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mae_jax.core.devices import Share
 from mae_jax.core.errors import UserError
 from mae_jax.eval import cache
 from mae_jax.eval.features import extract
@@ -27,8 +28,11 @@ def batches(start=0, stop=None, opened=None):
 ENCODERS = {"a": lambda batch: batch["x"] * np.array([[1.0, 2.0]]), "b": lambda batch: -batch["x"]}
 
 
-def split(opened=None, stop=None):
-    return cache.Pass(lambda start: batches(start, stop, opened), -(-N // BATCH), BATCH)
+ALL = Share(0, 1)  # one process
+
+
+def split(opened=None, stop=None, share=ALL):
+    return cache.Pass(lambda start: batches(start, stop, opened), -(-N // BATCH), BATCH, share)
 
 
 def entries(tmp_path):
@@ -113,17 +117,45 @@ def test_what_extraction_refuses_the_cache_refuses(tmp_path):
         features(tmp_path, encoders={"a": lambda b: b["x"] * np.nan, "b": lambda b: b["x"]})
 
 
-def test_shards_of_several_processes_are_put_in_the_order_of_the_source(tmp_path, monkeypatch):
+def test_shards_of_several_processes_are_put_in_the_order_of_the_source(tmp_path):
     """Two processes, half of the rows of each batch, as they would write them."""
     entry = entries(tmp_path)["a"]
-    entry.begin({})
+    entry.begin({"batch": BATCH, "batches": -(-N // BATCH)})
     expected = extract({"a": ENCODERS["a"]}, batches())
-    for me in (0, 1):
-        monkeypatch.setattr(cache.jax, "process_index", lambda me=me: me)
-        rows = slice(4 * me, 4 * me + 4)
+    for part in (0, 1):
+        rows = slice(4 * part, 4 * part + 4)
         made = [cache._encoded({k: v[rows] for k, v in b.items()}, {"a": ENCODERS["a"]}, None) for b in batches()]
-        cache._save(entry.shard(0, me), "a", made[:3], 0, BATCH)
-        cache._save(entry.shard(1, me), "a", made[3:], 3, BATCH)
+        cache._save(entry.shard(0, part), "a", made[:3], 0, BATCH, part)
+        cache._save(entry.shard(1, part), "a", made[3:], 3, BATCH, part)
     names = [entry.shard(s, p).name for s in (0, 1) for p in (0, 1)]
     (entry.folder / "done.json").write_text(json.dumps({"shards": names}))
     assert_same({"a": entry.read()}, expected)
+
+
+def test_processes_that_hold_the_same_rows_write_them_once(tmp_path, monkeypatch):
+    """Process 1 of two between which tensor splits: all rows are its own, and process 0 wrote them."""
+    features(tmp_path)
+    for entry in entries(tmp_path).values():
+        (entry.folder / "done.json").unlink()
+    saved = []
+    monkeypatch.setattr(cache, "_save", lambda path, *_: saved.append(path.name))
+    opened = []
+    cache.features(entries(tmp_path), ENCODERS, split(opened, share=Share(0, 1, leads=False)), rows=2 * BATCH)
+    entries(tmp_path)["a"].shard(1, 0).unlink()
+    (entries(tmp_path)["a"].folder / "done.json").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 shard\(s\).*00000001-0000"):  # it computed along, and wrote nothing
+        cache.features(entries(tmp_path), ENCODERS, split(opened, share=Share(0, 1, leads=False)), rows=2 * BATCH)
+    assert opened == [2] and not saved
+
+
+@pytest.mark.parametrize("count", [1, -(-N // BATCH)])
+def test_samples_that_are_there_twice_are_refused(tmp_path, count):
+    """As two processes that held the same rows once wrote them, also where they fill one batch only."""
+    entry = entries(tmp_path)["a"]
+    entry.begin({"batch": BATCH, "batches": count})
+    made = [cache._encoded(b, {"a": ENCODERS["a"]}, None) for b in batches()][:count]
+    for part in (0, 1):
+        cache._save(entry.shard(0, part), "a", made, 0, BATCH, part)
+    (entry.folder / "done.json").write_text(json.dumps({"shards": [entry.shard(0, p).name for p in (0, 1)]}))
+    with pytest.raises(UserError, match="hold samples twice.*remove that folder"):
+        entry.read()

@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from tiny_runs import tiny
 
+from mae_jax.core.devices import Share
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import make_mesh
 from mae_jax.data.sources.base import Arrays
@@ -80,7 +81,7 @@ def test_features_are_extracted_and_cached_with_their_rows_of_labels(tmp_path):
     entry = {"own": cache.Entry.of(tmp_path, {"of": "x"})}
     for _ in range(2):
         found = cache.features(
-            entry, encoders, cache.Pass(lambda start: iter(batches[start:]), 1, 4), multilabel=True
+            entry, encoders, cache.Pass(lambda start: iter(batches[start:]), 1, 4, Share(0, 1)), multilabel=True
         )["own"]  # fmt: skip
         np.testing.assert_array_equal(found.features, wanted.features)
         np.testing.assert_array_equal(found.labels, wanted.labels)

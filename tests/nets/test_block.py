@@ -30,7 +30,7 @@ def value_and_grad(compute, params, drop=None):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots", "full", "offload"])
 @pytest.mark.parametrize("dropped", [False, True])
 def test_scan_and_remat_change_nothing(params, scan, remat, dropped):
     drop = drop_path(jax.random.uniform(jax.random.key(5), (3, 3, 2)), 0.6) if dropped else None
@@ -38,6 +38,17 @@ def test_scan_and_remat_change_nothing(params, scan, remat, dropped):
     found = value_and_grad(Compute(scan=scan, remat=remat), params, drop)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, reference)
     assert set(tree.flatten(params)) == set(tree.flatten(found[1]))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_offload_keeps_products_in_the_hosts_memory(params, scan):
+    """Guards the test above: on a CPU both memories are one."""
+
+    def program(remat):
+        net = Stack(dataclasses.replace(SHAPE, compute=Compute(scan=scan, remat=remat)))
+        return str(jax.make_jaxpr(jax.grad(lambda p: net.apply({"params": p}, X)[0].sum()))(params))
+
+    assert "host" in program("offload") and "host" not in program("dots")
 
 
 def test_the_order_of_layers_matters(params):

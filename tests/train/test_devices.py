@@ -150,7 +150,7 @@ def lut(*overrides):
         (("mesh.tensor=8", "method.dim=12", "method.decoder_dim=12", "method.heads=3", "method.decoder_heads=3"), None),
         (("mesh.fsdp=8", "method.dim=12"), None),
         (("mesh.slices=3",), "mesh.slices=3"),
-        (("mesh.slices=4", "mesh.fsdp=4"), "do not divide mesh.data=2"),
+        (("mesh.slices=8", "mesh.fsdp=2", "mesh.tensor=2"), "do not divide mesh.data=2"),
         (("train.batch=12",), "8 devices"),
         (("train.batch=4", "eval.batch=4", "mesh.fsdp=2", "mesh.tensor=2"), None),
     ],

@@ -128,6 +128,21 @@ def test_pictures_and_curves_open(finished):
     assert picture(finished / "curves.png").shape[:2] == (600, 1800)  # loss and probes
 
 
+def test_no_pictures_are_a_run_without_pictures(tmp_path):
+    assert train(tiny("train.steps=4", "checkpoint.every=4", "log.pictures=0", "log.pictures_every=2"), tmp_path) == 0
+    assert saved_steps(tmp_path) == [4] and not (tmp_path / "pictures").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_checkpoint(tmp_path, monkeypatch):
+    def broken(*_):
+        raise UserError("no record of the test split can be read")
+
+    monkeypatch.setattr("mae_jax.train.loop.spread", broken)
+    with pytest.raises(UserError, match="no record"):
+        train(tiny("train.steps=4", "checkpoint.every=4"), tmp_path)
+    assert saved_steps(tmp_path) == [4]
+
+
 def test_tensorboard_holds_the_loss(finished):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = event_accumulator.EventAccumulator(str(finished / "tensorboard")).Reload()

@@ -17,6 +17,7 @@ from mae_jax.config import resolve
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
+from mae_jax.core.mesh import make_mesh
 from mae_jax.data.annotation import IGNORE
 from mae_jax.data.scene import pair
 from mae_jax.data.sources import make_source
@@ -180,6 +181,17 @@ def test_scores_of_one_device_equal_those_of_eight(moved):
         scores = SegmentationScores(r, Inference("whole", (16, 16), (8, 8), multiple=(4, 4)), source, batch=8)
         found.append(scores(p, rest_of(other | {"stats": other["stats"]}, r.frozen))[0])
     assert found[0].sum() == 13 * 256 and np.abs(found[0] - found[1]).sum() <= 4  # ties of rounding
+
+
+def test_processes_that_hold_the_same_rows_place_the_same_images(monkeypatch):
+    """tensor over both of two processes: each places the whole batch, not its half of it."""
+    run = dataclasses.replace(linear(), mesh=make_mesh(1, 1, tensor=8))
+    monkeypatch.setattr(type(run), "place", lambda self, name, array: jnp.asarray(array))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    source = make_source("shapes", "test", {"size": 16, "length": 8})
+    scores = SegmentationScores(run, Inference("whole", (16, 16), (8, 8), multiple=(4, 4)), source, batch=8)
+    layout, scenes = next(scores._batches())
+    assert {len(array) for array in scores._put(layout, scenes).values()} == {8}
 
 
 def test_classes_at_another_resolution_equal_resized_logits():
