@@ -1,5 +1,6 @@
 """benchmarks/train_step.py and those that share its parts, as a user starts them."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -147,7 +148,7 @@ def needs_peer() -> None:
         pytest.skip("needs torch and transformers: pip install 'mae_jax[compare]'")
 
 
-def turns_of_two(monkeypatch, **options):
+def turns_of_two(monkeypatch, failing="", **options):
     """measure() with two contestants that only write down what is asked of them -> (results, what was asked)."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     import train_step
@@ -160,7 +161,11 @@ def turns_of_two(monkeypatch, **options):
         def __init__(self, name):
             self.name = name
 
-        advance = lambda self: asked.append(f"{self.name} step")
+        def advance(self):
+            if self.name == failing:
+                raise NotImplementedError("no such kernel")
+            asked.append(f"{self.name} step")
+
         release = lambda self: asked.append(f"{self.name} released")
         wait, memory_gb = lambda self: float(len(asked)), lambda self: None
 
@@ -180,6 +185,41 @@ def test_only_one_holds_its_state(monkeypatch):
     turn = ["step", "step", "released"]
     assert asked == [f"{name} {did}" for _ in range(3) for name in "ab" for did in turn]
     assert results["a"]["loss"] < results["b"]["loss"]  # read before the state is given back
+
+
+def test_one_that_cannot_run_does_not_take_the_others_with_it(monkeypatch, capsys):
+    results, asked = turns_of_two(monkeypatch, failing="b")
+    assert set(results) == {"a"} and len(results["a"]["rounds_s"]) == 2
+    assert "b: left out, it cannot run: NotImplementedError: no such kernel" in capsys.readouterr().out
+    with pytest.raises(NotImplementedError):
+        turns_of_two(monkeypatch, failing="a")
+
+
+def test_gpu_kernels_against_what_they_replace(monkeypatch, capsys, tmp_path):
+    """Interpreted, and XLA in cuDNN's place: the rows are there. On a CPU it is refused."""
+    import jax
+    from jax.experimental import pallas as pl
+
+    from mae_jax.nets import attention_kinds
+
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu_kernels
+
+    assert gpu_kernels.main([]) == 2 and "jax is on cpu" in capsys.readouterr().err
+    monkeypatch.setattr("mae_jax.core.chips.family_of", lambda device: "gpu")
+    monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
+    monkeypatch.setitem(attention_kinds.FUNCTIONS, "cudnn", attention_kinds.FUNCTIONS["xla"])
+    monkeypatch.setattr(gpu_kernels, "NORMS", ((2, 3, 8),))
+    monkeypatch.setattr(gpu_kernels, "ATTENTION", ((2, 5, 2, 8),))
+    kernels = gpu_kernels.contestants()
+    for who in kernels.values():
+        (theirs, ours) = who.values()
+        for a, b in zip(jax.tree.leaves([f() for f in theirs]), jax.tree.leaves([f() for f in ours])):
+            assert abs(a.astype(float) - b.astype(float)).max() < 0.1
+    out = tmp_path / "kernels.json"
+    assert gpu_kernels.main(["--rounds=1", "--steps=1", "--warmup=1", "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["results"]
+    assert [set(row) for row in rows.values()] == [{"xla", "triton"}, {"cudnn", "triton"}]
 
 
 @pytest.mark.slow

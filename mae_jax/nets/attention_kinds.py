@@ -165,7 +165,7 @@ def trial(kind: str, device_kind: str, dtype: Any) -> str | None:
     return None if off < bound else f"its gradient differs from the plain one's by {off:.2g} of the largest"
 
 
-ATTENTION = Choice("attention", "einsum", cannot, trial)
+ATTENTION = Choice("attention", "einsum", ("deferred", "xla"), cannot, trial)
 
 
 @functools.cache

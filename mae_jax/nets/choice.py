@@ -11,6 +11,7 @@ from mae_jax.core.chips import defaults, family_of
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import device_now
 
+_HELD: set[tuple[str, str, str, Any]] = set()  # (name, kind, device kind, dtype) of what `choose` has confirmed
 _FAILED: set[tuple[str, str, str, Any]] = set()
 
 
@@ -20,13 +21,16 @@ class Choice:
 
     Attributes:
       name: of the config's key, and of the chips' list (core/chips.py: Defaults).
-      everywhere: the implementation that needs no trial.
+      everywhere: the implementation that runs everywhere, and needs no trial.
+      sure: others that are plain XLA; the rest is traced only where `choose` has confirmed it (a library's user has an
+        old GPU, and no run that tried).
       cannot: (kind, family, dtype) -> why such chips cannot run it; None where they can.
       trial: (kind, device kind, dtype) -> what went wrong when it ran here against the plain form; None where it held.
     """
 
     name: str
     everywhere: str
+    sure: tuple[str, ...]
     cannot: Callable[[str, str, Any], str | None]
     trial: Callable[[str, str, Any], str | None]
 
@@ -42,15 +46,17 @@ class Choice:
         family, dtype = family_of(device), jnp.dtype(dtype)
         here = getattr(device, "client", None) is jax.local_devices()[0].client  # on every process of a run
         wanted = getattr(defaults(family), self.name) if asked == "auto" else (asked,)
-        passed: list[tuple[str, str]] = []
-        for kind in wanted:
+        found, passed = [], []
+        for kind in wanted:  # all of them: what follows the first is for what does not fit it
             wrong = self._wrong(kind, device, family, dtype, here)
+            (_FAILED if wrong else _HELD).add((self.name, kind, device.device_kind, dtype))
             if wrong is None:
-                return kind, f"mesh.{self.name}={asked}" + "".join(f"; not {k}: {w}" for k, w in passed)
-            passed.append((kind, wrong))
-            _FAILED.add((self.name, kind, device.device_kind, dtype))
-        if asked == "auto":
-            return self.everywhere, f"mesh.{self.name}=auto" + "".join(f"; not {k}: {w}" for k, w in passed)
+                found.append(kind)
+            else:
+                passed.append((kind, wrong))
+        if found or asked == "auto":
+            kind = found[0] if found else self.everywhere
+            return kind, f"mesh.{self.name}={asked}" + "".join(f"; not {k}: {w}" for k, w in passed)
         raise UserError(
             f"mesh.{self.name}={asked} cannot run on {device.device_kind}: {passed[0][1]}. Choose "
             f"mesh.{self.name}=auto, which takes what this chip runs best, or {self.everywhere}, which runs everywhere."
@@ -62,12 +68,13 @@ class Choice:
             return (asked,)
         device = device_now()
         family, dtype = family_of(device), jnp.dtype(dtype)
-        able = [
-            kind
-            for kind in getattr(defaults(family), self.name)
-            if self.cannot(kind, family, dtype) is None and (self.name, kind, device.device_kind, dtype) not in _FAILED
-        ]
-        return (*able, self.everywhere)
+
+        def able(kind: str) -> bool:
+            key = (self.name, kind, device.device_kind, dtype)
+            sure = kind in self.sure or key in _HELD
+            return sure and key not in _FAILED and self.cannot(kind, family, dtype) is None
+
+        return (*filter(able, getattr(defaults(family), self.name)), self.everywhere)
 
     def _wrong(self, kind: str, device: Any, family: str, dtype: Any, here: bool) -> str | None:
         if wrong := self.cannot(kind, family, dtype):

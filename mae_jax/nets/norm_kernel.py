@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
+from mae_jax.core.mesh import active
 from mae_jax.nets.choice import Choice
 from mae_jax.nets.layer_norm import layer_norm
 
@@ -143,9 +144,15 @@ def _trial(kind: str, device_kind: str, dtype: Any) -> str | None:
     return None
 
 
-NORM = Choice("norm", "xla", _cannot, _trial)
+NORM = Choice("norm", "xla", (), _cannot, _trial)
 
 
 def norm_kind(asked: str, width: int, dtype: Any) -> str:
-    """What computes the layer norms of a block, of what is being traced."""
-    return NORM.now(asked, dtype)[0] if width <= WIDEST else "xla"
+    """What computes the layer norms of a block that is being traced.
+
+    With mesh.tensor every device of it has the same tokens: a kernel's gradients would be summed over them once more.
+    """
+    now = active()
+    if width > WIDEST or (now is not None and now.mesh.shape["tensor"] > 1):
+        return "xla"
+    return NORM.now(asked, dtype)[0]

@@ -203,4 +203,7 @@ def _self_times(line: Any, whole: bool) -> Iterator[tuple[tuple[str, str, str], 
 def _key(name: str, stats: dict[str, Any]) -> tuple[str, str, str]:
     if "hlo_op" not in stats and (hlo := re.match(r"%?([\w.\-]+) = ", name)):  # a TPU names events by their HLO text
         name = hlo[1]
-    return str(stats.get("hlo_module", "")), str(stats.get("hlo_op", name)), str(stats.get("tf_op", ""))
+    op = str(stats.get("hlo_op", name))
+    if op.startswith("command_buffer"):  # a CUDA graph of many kernels, each named after its instruction: fusion_12
+        op = re.sub(r"_(\d+)$", r".\1", name)
+    return str(stats.get("hlo_module", "")), op, str(stats.get("tf_op", ""))

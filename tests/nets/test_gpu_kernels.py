@@ -16,8 +16,7 @@ from mae_jax.nets.attention_triton import triton
 from mae_jax.nets.block import Block, Transformer
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layer_norm import layer_norm
-from mae_jax.nets.layers import LayerNorm
-from mae_jax.nets.norm_kernel import norm_fork
+from mae_jax.nets.norm_kernel import WIDEST, norm_fork, norm_kind
 
 
 @pytest.fixture
@@ -115,6 +114,8 @@ def test_both_lower_for_a_gpu(dtype):
 def test_lengths_and_heads_that_do_not_fit_go_on_to_the_next(monkeypatch):
     """On a GPU "auto" is triton, then cuDNN, then einsum."""
     monkeypatch.setattr(choice, "family_of", lambda device: "gpu")
+    bfloat16 = jnp.dtype(jnp.bfloat16)
+    monkeypatch.setattr(choice, "_HELD", {("attention", kind, "cpu", bfloat16) for kind in ("triton", "cudnn")})
 
     def chosen(n, c, **options):
         return Attention(2, dtype=jnp.bfloat16, **options).bind({})._kind(n, c, masked=False)
@@ -122,7 +123,16 @@ def test_lengths_and_heads_that_do_not_fit_go_on_to_the_next(monkeypatch):
     auto = functools.partial(chosen, attention="auto")
     assert (auto(50, 64), auto(197, 32), auto(1568, 64), auto(65, 80)) == ("triton", "triton", "cudnn", "cudnn")
     assert auto(65, 85) == "einsum" and chosen(1568, 64, attention="triton") == "einsum"
-    assert LayerNorm(dtype=jnp.bfloat16, kind="auto").bind({}).kind == "auto"
+    monkeypatch.setattr(choice, "_HELD", set())
+    assert auto(50, 64) == "einsum" and norm_kind("auto", 64, jnp.float32) == "xla"  # nobody has tried them
+
+
+def test_norms_over_tensor_are_xlas():
+    with use_mesh(make_mesh(4, 1, jax.devices(), tensor=2)):
+        assert norm_kind("triton", 64, jnp.bfloat16) == "xla"
+    with use_mesh(make_mesh(4, 2, jax.devices())):
+        assert norm_kind("triton", 64, jnp.bfloat16) == "triton"
+    assert norm_kind("triton", 2 * WIDEST, jnp.bfloat16) == "xla"
 
 
 def test_cudnn_gets_even_lengths(monkeypatch):

@@ -15,7 +15,7 @@ from mae_jax.commands.main import main
 from mae_jax.core.errors import UserError
 from mae_jax.train.profile import Profile, parse_span, top_ops, where
 from mae_jax.train.progress import Progress
-from mae_jax.train.xplane import Op, Origin, fields, origins, read_ops
+from mae_jax.train.xplane import Op, Origin, _key, fields, origins, read_ops
 
 
 @pytest.mark.parametrize(
@@ -173,3 +173,11 @@ def test_a_broken_message_is_a_value_error():
     for cut in (1, 3, 6, 7):
         with pytest.raises(ValueError):
             list(fields(memoryview(whole[:cut])))
+
+
+def test_kernels_of_a_cuda_graph_count_as_their_instructions():
+    """As an H200 names them: the graph as hlo_op, the instruction in the kernel's name."""
+    graph = {"hlo_module": "jit_step", "hlo_op": "command_buffer.3"}
+    assert _key("loop_add_fusion_12", graph) == ("jit_step", "loop_add_fusion.12", "")
+    assert _key("nvjet_sm90_tst_128x160_64x5_2x1_v_bz_TNT", graph)[1] == "nvjet_sm90_tst_128x160_64x5_2x1_v_bz_TNT"
+    assert _key("fusion_7", {"hlo_module": "jit_step", "hlo_op": "fusion.7"})[1] == "fusion.7"
