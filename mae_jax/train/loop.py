@@ -239,7 +239,12 @@ class Loop:
                         saves = stop or owed or done % config.checkpoint.every == 0 or done == total
                         if (saves or due_every(config.guard.parity, done)) and self.differ(done, state):
                             return state, "diverged"
-                        self.probe(done, state)
+                        try:
+                            self.probe(done, state)
+                        except Exception:
+                            if saves and jax.process_count() == 1:  # of several, the others wait elsewhere
+                                self.save(done, state)
+                            raise
                         if saves:
                             self.save(done, state)
                         self.draw(done, state)  # after the save, which no picture may cost

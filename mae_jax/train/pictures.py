@@ -1,5 +1,6 @@
 """Which samples are drawn, prepared as for evaluation, and where a run keeps its pictures."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,26 @@ from mae_jax.train.build import Run
 
 
 def spread(run: Run, source: Source, count: int) -> dict[str, np.ndarray]:
-    """`count` samples of a split, evenly spread over its records."""
+    """`count` samples of a split, evenly spread over its records; fewer where a stretch holds none that can be read.
+
+    Raises:
+      UserError: there is none at all.
+    """
     count = min(count, len(source))
     if count < 1:
         raise UserError("nothing to draw: --count must be at least 1, and the split must hold a record.")
-    return _prepared(run, [source[i * len(source) // count] for i in range(count)])
+    borders = [i * len(source) // count for i in range(count + 1)]
+    views, found, reasons = run.views(train=False), [], []
+    for stretch in (range(*pair) for pair in itertools.pairwise(borders)):
+        for index in stretch:
+            try:
+                found.append(views(source[index], np.random.default_rng))  # nothing is drawn in evaluation
+                break
+            except (BadImage, OSError) as error:  # as in training, the next record takes its place
+                reasons.append(f"record {index}: {error}")
+    if not found:
+        raise UserError(f"nothing to draw: no record of the split can be read ({'; '.join(reasons[:3])}).")
+    return _batched(found)
 
 
 def image_files(run: Run, paths: Sequence[Path]) -> dict[str, np.ndarray]:
@@ -66,7 +82,10 @@ def save_step(run: Run, workdir: Path, step: int, drawn: Mapping[str, Any]) -> U
 
 def _prepared(run: Run, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     views = run.views(train=False)
-    samples = [views(record, np.random.default_rng) for record in records]  # nothing is drawn in evaluation
+    return _batched([views(record, np.random.default_rng) for record in records])
+
+
+def _batched(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
 
 

@@ -133,13 +133,14 @@ def test_no_pictures_are_a_run_without_pictures(tmp_path):
     assert saved_steps(tmp_path) == [4] and not (tmp_path / "pictures").exists()
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("part", ["mae_jax.train.loop.spread", "mae_jax.train.probing.Probes.online"])
+def test_pictures_and_probes_that_fail_cost_no_checkpoint(part, tmp_path, monkeypatch):
     def broken(*_):
         raise UserError("no record of the test split can be read")
 
-    monkeypatch.setattr("mae_jax.train.loop.spread", broken)
+    monkeypatch.setattr(part, broken)
     with pytest.raises(UserError, match="no record"):
-        train(tiny("train.steps=4", "checkpoint.every=4"), tmp_path)
+        train(tiny("train.steps=4", "checkpoint.every=4", "eval.every=4"), tmp_path)
     assert saved_steps(tmp_path) == [4]
 
 
