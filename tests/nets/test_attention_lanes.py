@@ -6,22 +6,12 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
+from plain_attention import draw, plain
 
 from mae_jax.core.mesh import BATCH, make_mesh, use_mesh
-from mae_jax.nets.attention import Attention, attend
+from mae_jax.nets.attention import Attention
 from mae_jax.nets.attention_lanes import lanes
 from mae_jax.testing.flops import dot_flops
-
-
-def draw(*shapes):
-    rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
-
-
-def plain(qkv, bias, heads, scale):
-    b, n, _ = qkv.shape
-    q, k, v = (qkv + bias[None, None]).reshape(b, n, 3, heads, -1).transpose(2, 0, 3, 1, 4)
-    return attend(q, k, v, scale).swapaxes(1, 2).reshape(b, n, -1)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
+from plain_attention import draw, plain
 
 from mae_jax.core.mesh import BATCH, make_mesh, use_mesh
 from mae_jax.nets import attention_kinds, choice
@@ -22,17 +23,6 @@ from mae_jax.nets.norm_kernel import WIDEST, norm_fork, norm_kind
 @pytest.fixture
 def interpreted(monkeypatch):
     monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
-
-
-def draw(*shapes):
-    rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
-
-
-def plain(qkv, bias, heads, scale):
-    b, n, _ = qkv.shape
-    q, k, v = (qkv + bias[None, None]).reshape(b, n, 3, heads, -1).transpose(2, 0, 3, 1, 4)
-    return attend(q, k, v, scale).swapaxes(1, 2).reshape(b, n, -1)
 
 
 def assert_close(got, wanted, rtol=1e-3):
