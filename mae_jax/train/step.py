@@ -75,7 +75,8 @@ def make_step(
             rest = {"stats": stats, "ema": held["ema"], "frozen": held["frozen"]}
             value, aux = method.loss(params, rest, part if first else augment(part, ctx), ctx)
             weight = jnp.asarray(aux.weight, jnp.float32)
-            return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
+            # "loss" is what is differentiated, whatever a method calls so: the guard reads it.
+            return value * weight, (aux.stats, aux.metrics | {"loss": value}, weight)
 
         held = {"step": state["step"], "ema": state["ema"]["teacher"], "frozen": frozen}
         # The gradient of layers that run as a loop comes stacked, and is summed and measured so: a program per kind of
