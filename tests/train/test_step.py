@@ -12,6 +12,7 @@ import pytest
 from tiny_runs import tiny
 
 from mae_jax.core import tree
+from mae_jax.core.errors import UserError
 from mae_jax.core.types import Aux
 from mae_jax.methods.base import Leaf, Method
 from mae_jax.train.build import build
@@ -149,6 +150,19 @@ def test_the_loss_that_is_returned_is_the_one_that_is_logged_and_guarded():
     assert np.isnan(metrics["loss"]) and np.isfinite(metrics["error"]) and np.isfinite(metrics["grad_norm"])
     assert after["guard"]["skipped"] == 1
     equal(after["params"], state["params"])
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_metric_that_is_no_scalar_is_named_before_anything_is_compiled(microbatches):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class PerChannel(Toy):
+        def loss(self, params, rest, batch, ctx):
+            loss, aux = super().loss(params, rest, batch, ctx)
+            return loss, dataclasses.replace(aux, metrics={"per": jnp.ones(3)})
+
+    step, state = toy(method=PerChannel(), microbatches=microbatches)
+    with pytest.raises(UserError, match=r"the loss of 'toy' returns the metric 'per' of shape \(3,\)"):
+        jax.eval_shape(step, state, {}, {"x": X})
 
 
 def test_the_rate_is_that_of_the_step_also_after_a_skipped_one():
