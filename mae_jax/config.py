@@ -10,9 +10,11 @@ that they name. Everything is checked before any device is touched.
 import ast
 import dataclasses
 import json
+import math
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,19 +209,43 @@ def make_method(config: Config):
     return method
 
 
+# {what is expected: (whether a number is that, the keys)}; a NaN is nothing of this, and None is off.
+LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "at least 1": (
+        lambda x: x >= 1, "train.steps train.batch train.microbatches log.every checkpoint.every",
+    ),
+    "a finite number, 0 or above": (
+        lambda x: 0 <= x < math.inf,
+        "optim.learning_rate optim.warmup optim.warmup_start optim.end_rate optim.end_share optim.eps optim.trust "
+        "optim.weight_decay optim.weight_decay_end optim.clip",
+    ),
+    "at least 0 and below 1": (lambda x: 0 <= x < 1, "optim.b1 optim.b2 optim.momentum optim.average"),
+    "a finite number above 0": (lambda x: 0 < x < math.inf, "optim.layer_decay"),
+}  # fmt: skip
+
+
 def _check_values(config: Config) -> None:
     """Numbers that no run could use."""
     train = config.train
-    for key, value in (("steps", train.steps), ("batch", train.batch), ("microbatches", train.microbatches)):
-        if value < 1:
-            raise UserError(f"train.{key} is {value}; expected at least 1.")
+    for what, (fits, keys) in LIMITS.items():
+        for section, name in (key.split(".") for key in keys.split()):
+            value = getattr(getattr(config, section), name)
+            if value is not None and not fits(value):
+                raise UserError(f"{section}.{name} is {value:g}; expected {what}.")
+    optim = config.optim
+    for key, rules in (("decay_rules", optim.decay_rules), ("clip_groups", optim.clip_groups)):
+        for pattern, _ in rules:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"optim.{key}: {pattern!r} is no regular expression: {error}.") from error
     if train.batch % train.microbatches:
         raise UserError(
             f"train.microbatches={train.microbatches} does not divide train.batch={train.batch}; each part of the "
             f"batch must have the same size."
         )
-    if config.optim.warmup > train.steps:
-        raise UserError(f"optim.warmup={config.optim.warmup} steps is longer than train.steps={train.steps}.")
+    if optim.warmup > train.steps:
+        raise UserError(f"optim.warmup={optim.warmup} steps is longer than train.steps={train.steps}.")
     guard = config.guard
     if guard.skips < 1 or guard.rollbacks < 0 or guard.spike_window < 8 or guard.heartbeat < 1:
         raise UserError(

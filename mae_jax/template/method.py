@@ -19,7 +19,7 @@ from mae_jax.losses.masked import masked_mean, squared_error
 from mae_jax.masking import scores
 from mae_jax.masking.select import check_hides, keep_count, select
 from mae_jax.methods.base import Leaf, Method, Rest
-from mae_jax.nets.block import Transformer, check_width
+from mae_jax.nets.block import Transformer, check_width, drop_paths
 from mae_jax.nets.layers import apply
 from mae_jax.nets.vit import Decoder, Encoder, sizes
 from mae_jax.targets import pixels
@@ -102,7 +102,8 @@ class MyMethod(Method):
     def encode(
         self, params: Params, rest: Rest, batch: Batch, *, ctx: Context | None = None, train: bool = False
     ) -> Features:
-        return apply(self.encoder, params["encoder"], batch["image"])
+        drop = drop_paths(ctx, self.compute, self.depth, len(batch["image"]), train)  # transfer.drop_path
+        return apply(self.encoder, params["encoder"], batch["image"], None, None, drop)
 
     def pictures(self, seen: Mapping[str, Array], batch: Batch) -> dict[str, Float[Array, "b h w c"]]:
         tokens = patchify(batch["image"], sizes(self.patch))

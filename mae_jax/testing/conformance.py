@@ -220,6 +220,7 @@ def loss_is_finite_and_every_parameter_gets_gradient(case: Case) -> None:
         _expect(jnp.isfinite(g).all(), f"{path}: gradient is not finite")
         _expect((jnp.abs(g).max() > 0) != dead, f"{path}: gradient {'but listed as dead' if dead else 'is zero'}")
     for name, value in metrics.items():
+        _expect(not jnp.shape(value), f"metric '{name}' has the shape {jnp.shape(value)}; a scalar expected")
         _expect(jnp.isfinite(value).all(), f"metric '{name}' is {value}")
 
 

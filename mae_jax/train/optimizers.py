@@ -118,25 +118,39 @@ def clip_groups(groups: Sequence[tuple[str, float]], params: Params) -> optax.Gr
     return optax.stateless(clip)
 
 
-def lars(momentum: float = 0.9, trust: float = 0.001, weight_decay: float = 0.0) -> optax.GradientTransformation:
+def lars(
+    momentum: float = 0.9,
+    trust: float = 0.001,
+    weight_decay: float | Schedule = 0.0,
+    *,
+    multipliers: Mapping[str, float] | None = None,
+) -> optax.GradientTransformationExtraArgs:
     """LARS as facebookresearch/mae writes it for linear probing.
 
     Arrays of two or more axes: g <- g + wd p, then g <- g * trust |p| / |g| (1 where either norm is 0). Vectors: plain
     momentum. optax.lars is another rule: it multiplies the learning rate into the momentum buffer, so that the two
     agree only at a constant rate (tests/train/test_optimizers.py).
+
+    Args:
+      weight_decay: a number, or a function of the train state's step, which `update` then takes as `step=`.
+      multipliers: {path: multiplier of the weight decay}, of vectors too; None: 1, and 0 of vectors.
     """
 
-    def rule(updates, params):
-        def one(g, p):
-            if p.ndim <= 1:
-                return g
-            g = g + weight_decay * p
-            p_norm, g_norm = jnp.linalg.norm(p), jnp.linalg.norm(g)
-            return g * jnp.where((p_norm > 0) & (g_norm > 0), trust * p_norm / g_norm, 1.0)
+    def ratio(g, p):
+        if p.ndim <= 1:
+            return g
+        p_norm, g_norm = jnp.linalg.norm(p), jnp.linalg.norm(g)
+        return g * jnp.where((p_norm > 0) & (g_norm > 0), trust * p_norm / g_norm, 1.0)
 
-        return jax.tree.map(one, updates, params)
+    def update(updates, state, params=None, **extra):
+        decays = multipliers
+        if decays is None:
+            decays = {path: float(p.ndim > 1) for path, p in tree.flatten(params).items()}
+        decayed, state = add_decay(weight_decay, decays).update(updates, state, params, **extra)
+        return jax.tree.map(ratio, decayed, params), state
 
-    return optax.chain(optax.stateless(rule), optax.trace(decay=momentum))
+    rule = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return optax.chain(rule, optax.trace(decay=momentum))
 
 
 def make_optimizer(config: Optim, params: Params, steps: int = 1) -> optax.GradientTransformation:
@@ -163,6 +177,6 @@ OPTIMIZERS: dict[str, Callable[[Optim, Mapping[str, float], Schedule], optax.Gra
         add_decay(decay, multipliers), optax.scale_by_adam(c.b1, c.b2, c.eps)
     ),
     "lamb": lambda c, multipliers, decay: lamb(c.b1, c.b2, c.eps, decay, multipliers),
-    "lars": lambda c, multipliers, decay: lars(c.momentum, c.trust, c.weight_decay),
+    "lars": lambda c, multipliers, decay: lars(c.momentum, c.trust, decay, multipliers=multipliers),
     "sgd": lambda c, multipliers, decay: optax.chain(add_decay(decay, multipliers), optax.trace(c.momentum)),
 }

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from mae_jax.core import tree
+from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.core.mesh import batch_shards
 from mae_jax.core.types import Batch, Params
@@ -43,6 +44,8 @@ def make_step(
 
     A loss above `limit` (train/numbers.py; None: no limit) is passed over as one that is not finite is.
 
+    Its tracing raises UserError where a metric is no scalar.
+
     Args:
       optimizer: gives a direction; the step subtracts rate(step) times it. Its `update` may take `step` and `rate`.
       rate: learning rate of a step.
@@ -75,7 +78,15 @@ def make_step(
             rest = {"stats": stats, "ema": held["ema"], "frozen": held["frozen"]}
             value, aux = method.loss(params, rest, part if first else augment(part, ctx), ctx)
             weight = jnp.asarray(aux.weight, jnp.float32)
-            return value * weight, (aux.stats, {"loss": value} | aux.metrics, weight)
+            # "loss" is what is differentiated, whatever a method calls so: the guard reads it.
+            metrics = aux.metrics | {"loss": value}
+            for name, x in metrics.items():
+                if jnp.shape(x):
+                    raise UserError(
+                        f"the loss of '{method.name}' returns the metric '{name}' of shape {jnp.shape(x)}; a scalar is "
+                        f"expected, as it is logged as one number: take its mean, or put it into Aux.seen."
+                    )
+            return value * weight, (aux.stats, metrics, weight)
 
         held = {"step": state["step"], "ema": state["ema"]["teacher"], "frozen": frozen}
         # The gradient of layers that run as a loop comes stacked, and is summed and measured so: a program per kind of

@@ -193,7 +193,7 @@ class Segmenter(Method):
         metrics = {"loss": loss, "pixel_accuracy": 100 * hits.sum(dtype=jnp.float32) / jnp.maximum(n, 1.0)}
         if auxiliary is not None:
             metrics["loss_auxiliary"], _ = mean(auxiliary)
-            loss = loss + self.auxiliary * metrics["loss_auxiliary"]
+            metrics["loss"] = loss = loss + self.auxiliary * metrics["loss_auxiliary"]
         return loss, Aux(stats=stats, metrics=metrics, weight=n, seen={"logits": logits})
 
 

@@ -9,13 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mae_jax import methods
 from mae_jax.commands.main import main
 from mae_jax.config import differences, load, make_method, resolve
 from mae_jax.core.errors import UserError
+from mae_jax.core.keys import Context
 from mae_jax.methods.mae import MAE
+from mae_jax.nets.compute import Compute
+from mae_jax.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 METHOD = """
@@ -153,6 +159,23 @@ def test_what_new_writes_runs_at_once(tmp_path, monkeypatch, capsys):
     assert main(argv) == 0 and Path("run/pictures/step_00000002.png").is_file()
     assert json.loads(Path("run/config.json").read_text())["method"]["name"] == str(tmp_path / "my_idea/my_idea.py")
     assert main(["new", "my_idea"]) == 2 and "exist(s) already" in capsys.readouterr().err
+
+
+def test_what_new_writes_drops_paths_where_it_is_fine_tuned():
+    """`encode` of the template takes drop path from transfer.drop_path, in training alone."""
+    sizes = dict(image_size=8, patch=4, channels=1, dim=16, depth=2, heads=2)
+    sizes |= dict(decoder_dim=8, decoder_depth=1, decoder_heads=2)
+    method = methods.get(str(ROOT / "mae_jax/template/method.py"))(**sizes, compute=Compute(drop_path=0.9))
+    case = conformance.case(method)
+    given = {"drop_path": jnp.zeros((4, 2, 2))}  # a draw of 0 drops both branches of the second block
+
+    def tokens(train):
+        ctx = Context(jax.random.key(0), given=given)
+        return method.encode(case.params, case.rest, case.batch, ctx=ctx, train=train).tokens
+
+    plain = method.encode(case.params, case.rest, case.batch).tokens
+    np.testing.assert_array_equal(tokens(False), plain)
+    assert np.abs(tokens(True) - plain).max() > 1e-2
 
 
 @pytest.mark.slow

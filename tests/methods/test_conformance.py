@@ -82,9 +82,15 @@ def half_loss(self, params, rest, batch, ctx):
     return loss.astype(self.compute.dtype), aux
 
 
+def vector_metric_loss(self, params, rest, batch, ctx):
+    loss, aux = MAE.loss(self, params, rest, batch, ctx)
+    return loss, dataclasses.replace(aux, metrics={"loss": loss, "per": jnp.ones(3)})
+
+
 WRONG = {
     "fields": (dict(__doc__="Says nothing of its fields."), "wrong.image_size is not in the docstring"),
     "gradients": (dict(loss=dead_loss), "encoder/norm/bias: gradient is zero"),
+    "gradients of metrics": (dict(loss=vector_metric_loss), "metric 'per' has the shape (3,); a scalar expected"),
     "draws": (dict(loss=still_loss), "steps 5 and 6 gave the same loss"),
     "leak": (dict(loss=leaky_loss), "hidden pixels reach the encoder"),
     "pictures": (dict(pictures=lambda self, seen, batch: {}), "has no 'original'"),
@@ -93,9 +99,8 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("check", WRONG)
-def test_each_check_can_fail(check):
-    members, message = WRONG[check]
+@pytest.mark.parametrize("check, members, message", [(check.split()[0], *wrong) for check, wrong in WRONG.items()])
+def test_each_check_can_fail(check, members, message):
     with pytest.raises(AssertionError) as error:
         conformance.run(check, conformance.case(wrong(**{"name": "wrong", **members})))
     assert message in str(error.value)

@@ -60,6 +60,22 @@ def test_lars_takes_ratio_1_where_a_norm_is_zero():
     np.testing.assert_array_equal(direction["kernel"], 1.0)
 
 
+def test_lars_decays_by_the_rules_and_along_the_schedule():
+    """The first direction in closed form: g + wd(step) m p, and of what is no vector trust |p| / |.| times that."""
+    settings = dict(name="lars", trust=0.5, weight_decay=0.2, weight_decay_end=0.6)
+    grads = jax.tree.map(jnp.cos, PARAMS)
+    for kernel, bias in ((0.0, 1.0), (2.0, 0.0)):
+        optimizer = o.make_optimizer(Optim(**settings, decay_rules=(("kernel", kernel), ("bias", bias))), PARAMS, 11)
+        for step, decay in ((0, 0.2), (5, 0.4), (10, 0.6)):
+            found, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS, step=step)
+            g = {
+                name: grads["a"][name] + decay * m * PARAMS["a"][name]
+                for name, m in (("kernel", kernel), ("bias", bias))
+            }
+            g["kernel"] *= 0.5 * np.linalg.norm(PARAMS["a"]["kernel"]) / np.linalg.norm(g["kernel"])
+            close(found, {"a": g})
+
+
 def test_decay_groups_are_those_of_the_sheet(tiny):
     """Vectors do not decay, class and mask tokens do."""
     params, _ = jax.eval_shape(tiny.init, jax.random.key(0), {"image": jnp.zeros((1, 16, 16, 3))})

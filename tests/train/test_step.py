@@ -12,6 +12,7 @@ import pytest
 from tiny_runs import tiny
 
 from mae_jax.core import tree
+from mae_jax.core.errors import UserError
 from mae_jax.core.types import Aux
 from mae_jax.methods.base import Leaf, Method
 from mae_jax.train.build import build
@@ -54,11 +55,11 @@ def rate(step):
     return 0.1 / (1.0 + step)
 
 
-def toy(optimizer=None, **arguments):
+def toy(optimizer=None, method=None, **arguments):
     """(a jitted step of Toy, its fresh state)."""
-    optimizer = optimizer or optax.scale_by_adam()
-    step = make_step(Toy(), optimizer, rate, lambda batch, ctx: batch, seed=0, average=AVERAGE, **arguments)
-    state = init_state(Toy(), optimizer, jax.random.key(0), {"x": jnp.asarray(X)}, average=True)
+    optimizer, method = optimizer or optax.scale_by_adam(), method or Toy()
+    step = make_step(method, optimizer, rate, lambda batch, ctx: batch, seed=0, average=AVERAGE, **arguments)
+    state = init_state(method, optimizer, jax.random.key(0), {"x": jnp.asarray(X)}, average=True)
     return jax.jit(step, static_argnums=3), state
 
 
@@ -133,6 +134,35 @@ def test_a_broken_batch_changes_nothing_but_the_counters(bad):
     assert np.isfinite(metrics["loss"]) and int(healed["step"]) == 3 and int(healed["guard"]["skipped"]) == 1
     for name in ("params", "stats", "ema", "opt"):
         assert all((a != b).any() for a, b in zip(jax.tree.leaves(healed[name]), jax.tree.leaves(after[name]))), name
+
+
+def test_the_loss_that_is_returned_is_the_one_that_is_logged_and_guarded():
+    """Not a metric of that name: here the metric is finite, and the loss a NaN whose gradient is finite."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Hides(Toy):
+        def loss(self, params, rest, batch, ctx):
+            loss, aux = super().loss(params, rest, batch, ctx)
+            return loss + jnp.nan, dataclasses.replace(aux, metrics={"loss": loss, "error": loss})
+
+    step, state = toy(method=Hides())
+    after, metrics = step(state, {}, {"x": X}, None)
+    assert np.isnan(metrics["loss"]) and np.isfinite(metrics["error"]) and np.isfinite(metrics["grad_norm"])
+    assert after["guard"]["skipped"] == 1
+    equal(after["params"], state["params"])
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_metric_that_is_no_scalar_is_named_before_anything_is_compiled(microbatches):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class PerChannel(Toy):
+        def loss(self, params, rest, batch, ctx):
+            loss, aux = super().loss(params, rest, batch, ctx)
+            return loss, dataclasses.replace(aux, metrics={"per": jnp.ones(3)})
+
+    step, state = toy(method=PerChannel(), microbatches=microbatches)
+    with pytest.raises(UserError, match=r"the loss of 'toy' returns the metric 'per' of shape \(3,\)"):
+        jax.eval_shape(step, state, {}, {"x": X})
 
 
 def test_the_rate_is_that_of_the_step_also_after_a_skipped_one():
