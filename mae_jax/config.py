@@ -166,7 +166,8 @@ def _schema(
     return schema, defaults, {"data": options}
 
 
-FREE_DATA = ("workers", "memory_mb", "max_bad")  # what changes no batch
+# What changes no batch; whether other data lie at a path, their fingerprint tells (data/pipeline.py).
+FREE_DATA = ("workers", "memory_mb", "max_bad", "path")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -98,6 +98,13 @@ def test_differences_that_matter():
     assert differences(a, c) == ["method.depth: 24 -> 3", "train.seed: 0 -> 1"]
 
 
+def test_data_may_move():
+    """Whether they are the same, their fingerprint says."""
+    old, new = ({"data": {"source": "folder", "path": path, "holdout": 0.1}} for path in ("data", "/scratch/7/data"))
+    assert differences(old, new) == []
+    assert differences(old, {"data": new["data"] | {"holdout": 0.2}}) == ["data.holdout: 0.1 -> 0.2"]
+
+
 def test_files(tmp_path):
     with pytest.raises(UserError, match="no config file 'nowhere.py'"):
         load("nowhere.py")

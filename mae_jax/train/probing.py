@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from mae_jax.eval.health import health
 from mae_jax.eval.probes import HEALTH, PROTOCOLS, Result, Settings, check_several
 from mae_jax.eval.report import tables
 from mae_jax.eval.run import Evaluator
+from mae_jax.methods.base import Method
 from mae_jax.train.build import Run, sample_batch
 from mae_jax.train.feed import eval_batches, eval_pass
 from mae_jax.train.health import Health
@@ -181,7 +183,7 @@ class Probes:
         run = self._run
         return {
             "weights": weights_digest(*weights), "method": dict(run.config.method),
-            "precision": run.config.train.precision, "frozen": run.frozen_hashes,
+            "precision": run.config.train.precision, "frozen": run.frozen_hashes, "code": code_digest(run.method),
         }  # fmt: skip
 
     @functools.cached_property
@@ -208,6 +210,18 @@ def weights_digest(params: Any, rest: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of the content of what an encoder reads (frozen networks have their file's hash)."""
     found = tree_hash({"params": params, "stats": rest["stats"], "ema": rest["ema"]})
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_digest(method: Method) -> str:
+    """16 hexadecimal digits of the code that encodes: this package's, and what defines the method elsewhere."""
+    inner = [value for value in vars(method).values() if isinstance(value, Method)]  # of one that is being fine-tuned
+    parts = [part for each in (method, *inner) for base in type(each).__mro__ for part in vars(base).values()]
+    functions = [part for part in map(inspect.unwrap, filter(callable, parts)) if inspect.isfunction(part)]
+    files = {Path(function.__code__.co_filename) for function in functions}
+    digest = hashlib.sha256()
+    for file in sorted(files | set(Path(mae_jax.__file__).parent.rglob("*.py"))):
+        digest.update(file.read_bytes() if file.suffix == ".py" and file.is_file() else b"")
+    return digest.hexdigest()[:16]
 
 
 def features_key(run: Run, source: Source) -> dict[str, Any]:
