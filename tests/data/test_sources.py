@@ -117,6 +117,13 @@ def test_folder_with_split_directories(tmp_path):
     assert list(test.labels) == [0, 0, 1]
 
 
+@pytest.mark.parametrize("folders", [("Train", "Val"), ("training", "validation"), ("TRAIN", "test", "val")])
+def test_splits_under_other_names_are_no_classes(tmp_path, folders):
+    touch(tmp_path, *(f"{folder}/{c}/0.png" for folder in folders for c in "ab"))
+    with pytest.raises(UserError, match=f"{min(folders)}.*look like splits.*rename them to train"):
+        make_source("folder", "train", {"path": str(tmp_path)})
+
+
 def test_folder_without_classes_is_unlabelled(tmp_path):
     touch(tmp_path / "mixed", "a/1.png", "b/2.png", "3.png", "4.npy")
     touch(tmp_path / "one", "images/1.png", "images/2.png", "images/3.png")

@@ -14,7 +14,7 @@ from mae_jax.core.plain import read_json
 from mae_jax.data.audio import EXTENSIONS, read, soundfile
 from mae_jax.data.limits import read_file
 from mae_jax.data.sources.base import Source, Spec, held_out, label_phrase, number_labels, split_name
-from mae_jax.data.sources.folder import TEST_FOLDERS, Folder, class_labels, class_names, files_below
+from mae_jax.data.sources.folder import TEST_FOLDERS, Folder, class_labels, class_names, files_below, train_folder
 from mae_jax.data.sources.names import Names
 
 ENDINGS = tuple(e.encode() for e in sorted(EXTENSIONS))
@@ -61,7 +61,7 @@ class Audio(Spec):
             return self._esc50(root, split)
         if (root / "testing_list.txt").is_file():
             return self._speech_commands(root, split)
-        train = root / "train" if (root / "train").is_dir() else root
+        train = train_folder(root)
         test = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None) if train != root else None
         names = Names.of(files_below(train, ENDINGS))
         classes = class_names(names) if len(names) else ()

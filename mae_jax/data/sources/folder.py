@@ -65,7 +65,7 @@ def split_tree(
         find: the names below a directory, in the order of their bytes.
         what: what is looked for, and by what it is told, for messages.
     """
-    train = root / "train" if (root / "train").is_dir() else root
+    train = train_folder(root)
     test = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None) if train != root else None
     names = Names.of(find(train))
     if not len(names):
@@ -79,6 +79,27 @@ def split_tree(
         held_none = split == "test" and test is None
         raise UserError(_no_holdout(base, holdout) if held_none else _nothing(base, what))
     return base, names, class_labels(names, classes, base), classes
+
+
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+def train_folder(root: Path) -> Path:
+    """`root`/train, or `root` itself where there are no splits.
+
+    Raises:
+      UserError: its folders look like splits under other names: read as classes, they would have a network train on its
+        validation data.
+    """
+    if (root / "train").is_dir():
+        return root / "train"
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(folders) > 1 and {name.lower() for name in folders} <= SPLITS:
+        raise UserError(
+            f"{root} holds {', '.join(folders)}, which look like splits and would be read as classes: rename them to "
+            f"train and one of {', '.join(TEST_FOLDERS)}, or give data.path the one to train on."
+        )
+    return root
 
 
 class Files(Source):
