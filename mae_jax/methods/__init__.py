@@ -86,8 +86,8 @@ def check_known(config: Any, where: str, overrides: Sequence[str] = ()) -> None:
         return
     if not any(text.startswith("method.name=") for text in overrides):
         raise UserError(
-            f"{where} names the method '{name}', which is Python code, and it never ran here: a config that is data "
-            f"starts no code. Read that code; if it may run, name it yourself: --config.method.name={name}"
+            f"{where} names the method '{name}', which is Python code, and as it is now it never ran here: a config "
+            f"that is data starts no code. Read that code; if it may run, name it yourself: --config.method.name={name}"
         )
 
 
