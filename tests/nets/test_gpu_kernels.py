@@ -9,6 +9,7 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 from plain_attention import draw, plain
+from tiny_runs import tiny
 
 from mae_jax.core.mesh import BATCH, make_mesh, use_mesh
 from mae_jax.nets import attention_kinds, choice
@@ -18,11 +19,21 @@ from mae_jax.nets.block import Block, Transformer
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layer_norm import layer_norm
 from mae_jax.nets.norm_kernel import WIDEST, norm_fork, norm_kind
+from mae_jax.train import check_chip
+from mae_jax.train.build import build
 
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
+    """The names of the kernels that were called."""
+    called, call = [], pl.pallas_call
+
+    def interpret(*args, **options):
+        called.append(options["name"])
+        return call(*args, **options, interpret=True)
+
+    monkeypatch.setattr(pl, "pallas_call", interpret)
+    return called
 
 
 def assert_close(got, wanted, rtol=1e-3):
@@ -88,6 +99,24 @@ def test_a_block_by_kernels_over_eight_devices_equals_one_without(interpreted):
         text = str(jax.make_jaxpr(fast.apply)(params, x))
         assert_close(grad(fast)(params, split), wanted)
     assert text.count("name=layer_norm_forward") == 2 and "attention_triton_forward" in text and "shard_map" in text
+
+
+@pytest.mark.parametrize("mesh", [{}, {"fsdp": 4, "scan": True, "remat": "dots"}])
+def test_steps_by_kernels_over_eight_devices_are_those_without(interpreted, monkeypatch, mesh):
+    monkeypatch.setattr(check_chip, "kernels", lambda *_: {})  # which refuses them on a CPU
+
+    def steps(**kinds):
+        run = build(tiny(mesh=mesh | kinds))
+        state, seen = run.init(), []
+        images = np.random.default_rng(0).integers(0, 256, (16, *run.method.batch_spec["image"].shape), np.uint8)
+        for _ in range(2):
+            state, metrics = run.step(state, {}, run.put({"image": images}), run.method.plan(0))
+            seen.append((float(metrics["loss"]), float(metrics["grad_norm"])))
+        return seen
+
+    np.testing.assert_allclose(
+        steps(attention="triton", norm="triton"), steps(attention="einsum", norm="xla"), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
