@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train_step import add_turns, hardware, versions, write_record
+from train_step import add_turns, check_turns, hardware, versions, write_record
 
+from mae_jax.core.errors import UserError
 from mae_jax.core.exits import BAD_INPUT, DONE
 
 NORMS = ((512, 50, 768), (512, 50, 1024), (512, 197, 512))
@@ -67,11 +68,11 @@ def contestants() -> dict[str, dict[str, tuple[Callable[[], Any], Callable[[], A
 def microseconds(f: Callable[[], Any], steps: int) -> float:
     import jax
 
-    begin = time.perf_counter()
+    begin, out = time.perf_counter(), None
     for _ in range(steps):
         out = f()
     jax.block_until_ready(out)
-    return (time.perf_counter() - begin) / steps * 1e6
+    return (time.perf_counter() - begin) / max(1, steps) * 1e6
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,20 +85,23 @@ def main(argv: list[str] | None = None) -> int:
 
     from mae_jax.core.chips import family_of
 
-    if family_of(jax.devices()[0]) != "gpu":
-        print(
-            f"gpu_kernels.py: these kernels are a GPU's, and jax is on {jax.devices()[0].device_kind}.", file=sys.stderr
-        )
+    try:
+        check_turns(args)
+        if family_of(jax.devices()[0]) != "gpu":
+            raise UserError(f"these kernels are a GPU's, and jax is on {jax.devices()[0].device_kind}.")
+    except UserError as error:
+        print(f"gpu_kernels.py: {error}", file=sys.stderr)
         return BAD_INPUT
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for what, who in contestants().items():
         times: dict[tuple[str, str], list[float]] = {}
-        for turn in range(args.rounds + 1):  # the first compiles
+        for f in (f for pair in who.values() for f in pair):
+            microseconds(f, 1 + args.warmup)  # the first compiles
+        for _ in range(args.rounds):
             for name, pair in who.items():
                 for direction, f in zip(("forward", "both"), pair):
-                    took = microseconds(f, args.warmup if turn == 0 else args.steps)
-                    if turn:
-                        times.setdefault((name, direction), []).append(took)
+                    microseconds(f, args.settle)
+                    times.setdefault((name, direction), []).append(microseconds(f, args.steps))
         rows[what] = {name: {d: statistics.median(times[name, d]) for d in ("forward", "both")} for name in who}
         for name, row in rows[what].items():
             print(

@@ -144,6 +144,12 @@ def add_turns(parser: argparse.ArgumentParser, *, rounds: int, steps: int) -> No
     parser.add_argument("--settle", type=int, default=1, help="untimed steps at each change of turn (default 1)")
 
 
+def check_turns(args: argparse.Namespace) -> None:
+    """Raise UserError unless rounds can be run so."""
+    if min(args.rounds, args.steps, args.warmup) < 1 or args.settle < 0:
+        raise UserError("--rounds, --steps and --warmup count from 1, --settle from 0.")
+
+
 def turns(args: argparse.Namespace) -> dict[str, int]:
     """What the command line says of the rounds."""
     return {name: getattr(args, name) for name in ("rounds", "steps", "warmup", "settle")}
@@ -292,8 +298,7 @@ def answer(
     try:
         rest, overrides = split_overrides(argv)
         args = parser.parse_args(rest)
-        if min(args.rounds, args.steps, args.warmup) < 1 or args.settle < 0:
-            raise UserError("--rounds, --steps and --warmup count from 1, --settle from 0.")
+        check_turns(args)
         args.overrides = overrides
         report = measure(from_file(args.config, overrides), args)
     except UserError as error:

@@ -206,6 +206,7 @@ def test_gpu_kernels_against_what_they_replace(monkeypatch, capsys, tmp_path):
     import gpu_kernels
 
     assert gpu_kernels.main([]) == 2 and "jax is on cpu" in capsys.readouterr().err
+    assert gpu_kernels.main(["--rounds=0"]) == 2 and "count from 1" in capsys.readouterr().err
     monkeypatch.setattr("mae_jax.core.chips.family_of", lambda device: "gpu")
     monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
     monkeypatch.setitem(attention_kinds.FUNCTIONS, "cudnn", attention_kinds.FUNCTIONS["xla"])

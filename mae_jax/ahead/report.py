@@ -171,10 +171,7 @@ def _builds(found: Figures, keys: Mapping[str, Any]) -> bool:
     """Whether the config takes these keys on its devices; a guess where the config is not known."""
     if found.asked is None:
         return True
-    sections: dict[str, dict[str, Any]] = {}
-    for key, value in keys.items():
-        section, _, name = key.partition(".")
-        sections.setdefault(section, {})[name] = value
+    sections = tree.unflatten({key.replace(".", "/"): value for key, value in keys.items()})
     try:
         step.make_run(found.asked.with_config(**sections), found.topology.devices)
     except UserError:

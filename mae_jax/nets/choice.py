@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mae_jax.core.chips import defaults, family_of
 from mae_jax.core.errors import UserError
@@ -80,3 +81,18 @@ class Choice:
         if wrong := self.cannot(kind, family, dtype):
             return wrong
         return self.trial(kind, device.device_kind, dtype) if here and kind != self.everywhere else None
+
+
+def differ(kernel: Callable[[], Any], plain: Callable[[], Any], bound: float) -> str | None:
+    """What is wrong with the gradients of a kernel; None where each array is off by less than `bound` of the plain
+    form's largest number."""
+    try:
+        got = kernel()
+    except Exception as error:  # whatever a backend raises where it has no such kernel
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(plain()), strict=True):
+        ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
+        off = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+        if not off < bound:
+            return f"its gradient differs from the plain one's by {off:.2g} of the largest"
+    return None

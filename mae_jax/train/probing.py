@@ -183,8 +183,12 @@ class Probes:
         run = self._run
         return {
             "weights": weights_digest(*weights), "method": dict(run.config.method),
-            "precision": run.config.train.precision, "frozen": run.frozen_hashes, "code": code_digest(run.method),
+            "precision": run.config.train.precision, "frozen": run.frozen_hashes, "code": self._code,
         }  # fmt: skip
+
+    @functools.cached_property
+    def _code(self) -> str:
+        return code_digest(self._run.method)
 
     @functools.cached_property
     def _health(self) -> Health:

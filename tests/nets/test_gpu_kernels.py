@@ -12,7 +12,7 @@ from plain_attention import draw, plain
 from tiny_runs import tiny
 
 from mae_jax.core.mesh import BATCH, make_mesh, use_mesh
-from mae_jax.nets import attention_kinds, choice
+from mae_jax.nets import attention_kinds, choice, norm_kernel
 from mae_jax.nets.attention import Attention, attend
 from mae_jax.nets.attention_triton import triton
 from mae_jax.nets.block import Block, Transformer
@@ -144,6 +144,20 @@ def test_lengths_and_heads_that_do_not_fit_go_on_to_the_next(monkeypatch):
     assert auto(65, 85) == "einsum" and chosen(1568, 64, attention="triton") == "einsum"
     monkeypatch.setattr(choice, "_HELD", set())
     assert auto(50, 64) == "einsum" and norm_kind("auto", 64, jnp.float32) == "xla"  # nobody has tried them
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_a_trial_holds_and_sees_what_is_wrong(interpreted, monkeypatch, dtype):
+    """As a run on a GPU makes it at its start."""
+    dtype = jnp.dtype(dtype)
+    trials = {"norm": norm_kernel.NORM.trial.__wrapped__, "attention": attention_kinds.ATTENTION.trial.__wrapped__}
+    assert [trial("triton", "cpu", dtype) for trial in trials.values()] == [None, None]
+    off = lambda *args: jax.tree.map(lambda y: y * 1.1, norm_fork(*args))
+    monkeypatch.setattr(norm_kernel, "norm_fork", off)
+    monkeypatch.setitem(attention_kinds.FUNCTIONS, "triton", lambda q, k, v, scale: 1.1 * attend(q, k, v, scale))
+    assert all("differs" in trial("triton", "cpu", dtype) for trial in trials.values())
+    monkeypatch.setattr(norm_kernel, "norm_fork", lambda *_: 1 / 0)
+    assert trials["norm"]("triton", "cpu", dtype).startswith("ZeroDivisionError")
 
 
 def test_norms_over_tensor_are_xlas():
