@@ -65,16 +65,16 @@ def state_shardings(state: Any, mesh: Mesh, rules: Sequence[tuple[str, str]] = R
     Scalars (step, counters) are whole. Every other array must be covered by a rule.
     """
     flat = tree.flatten(state)
-    rule = tree.match(rules, [path for path, leaf in flat.items() if leaf.ndim > 0], "sharding rule")
+    rule = tree.match(rules, [path for path, leaf in flat.items() if leaf.ndim > 0], "sharding rule", "Method.rules")
     sizes = mesh.shape["fsdp"], mesh.shape["tensor"]
     return tree.map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec(leaf.shape, rule.get(path, "whole"), *sizes)), state
     )
 
 
-def frozen_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """`shapes` with the shardings of networks that are only read, by FROZEN_RULES."""
-    return with_shardings(shapes, state_shardings(shapes, mesh, FROZEN_RULES))
+def frozen_shardings(shapes: Any, mesh: Mesh, own: Sequence[tuple[str, str]] = ()) -> Any:
+    """`shapes` with the shardings of networks that are only read, by FROZEN_RULES and a method's `own`."""
+    return with_shardings(shapes, state_shardings(shapes, mesh, (*FROZEN_RULES, *own)))
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:

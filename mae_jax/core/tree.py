@@ -43,8 +43,13 @@ def map_with_path(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: f(path_name(path), *leaves), tree, *rest)
 
 
-def match(rules: Sequence[tuple[str, Any]], paths: Iterable[str], what: str = "rule") -> dict[str, Any]:
+def match(
+    rules: Sequence[tuple[str, Any]], paths: Iterable[str], what: str = "rule", where: str = ""
+) -> dict[str, Any]:
     """The value of the first rule whose regular expression is found in each path.
+
+    Args:
+      what, where: what a rule is, and where one is added, for the error.
 
     Raises:
       UserError: a path that no rule covers; nothing falls through silently.
@@ -61,7 +66,8 @@ def match(rules: Sequence[tuple[str, Any]], paths: Iterable[str], what: str = "r
     if bare:
         raise UserError(
             f"no {what} covers {len(bare)} parameter(s): {', '.join(bare[:8])}{' ...' if len(bare) > 8 else ''}. "
-            f"The rules, tried in order, are: {', '.join(pattern for pattern, _ in rules)}. Add one that matches."
+            f"The rules, tried in order, are: {', '.join(pattern for pattern, _ in rules)}. "
+            f"Add one that matches{f' to {where}' if where else ''}."
         )
     return found
 

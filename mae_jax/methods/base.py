@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Array, Float
 
@@ -50,6 +50,18 @@ class FrozenSpec:
     file: str
     sha256: str = ""
     network: Any = None
+
+
+class Rule(NamedTuple):
+    """How a parameter is treated whose name the package does not know (`Method.rules`).
+
+    Attributes:
+      lies: "whole", "split", "column", "row" or "vector": what of it fsdp and tensor split (core/mesh.py: RULES).
+      decay: multiplier of optim.weight_decay.
+    """
+
+    lies: str = "whole"
+    decay: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +113,11 @@ class Method:
         """{regular expression over parameter paths: why they get no gradient}."""
         return {}
 
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """{regular expression over parameter paths: Rule} for names of its own, tried after those that all know."""
+        return {}
+
     def check(self) -> None:
         """Raise UserError where the fields do not fit each other. Called before any device is touched."""
 
@@ -149,6 +166,11 @@ class Method:
     def plan(self, step: int) -> Hashable:
         """Static choices of a step (token counts, input size), made on the host; each value compiles once."""
         return None
+
+
+def own_rules(method: Method, what: Literal["lies", "decay"]) -> tuple[tuple[str, Any], ...]:
+    """`Method.rules` as more of the rules of core/mesh.py ("lies") or of optim.decay_rules ("decay")."""
+    return tuple((pattern, getattr(rule, what)) for pattern, rule in method.rules.items())
 
 
 def config_fields(cls: type) -> dict[str, dataclasses.Field]:

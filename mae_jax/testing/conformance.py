@@ -22,12 +22,12 @@ from mae_jax.core.errors import UserError, nearest
 from mae_jax.core.keys import Context
 from mae_jax.core.mesh import RULES
 from mae_jax.core.types import Aux, Batch, Params
-from mae_jax.methods.base import Leaf, Method, Rest
+from mae_jax.methods.base import Leaf, Method, Rest, own_rules
 from mae_jax.nets.compute import Compute
 from mae_jax.testing.flops import dot_flops
 from mae_jax.tokens.grid import patchify, unpatchify
 from mae_jax.train.build import frozen_shapes, sample_batch
-from mae_jax.train.optimizers import decay_multipliers
+from mae_jax.train.optimizers import PRETRAIN_DECAY, decay_multipliers
 
 Given = Mapping[str, Any] | Callable[[Any, Batch], Mapping[str, Any]]
 
@@ -205,8 +205,9 @@ def initialises_under_eval_shape(case: Case) -> None:
 
 
 def every_parameter_is_covered_by_every_rule(case: Case) -> None:
-    tree.match(RULES, tree.flatten(case.params), "sharding rule")
-    decay_multipliers(case.params)
+    lies, decay = (own_rules(case.method, what) for what in ("lies", "decay"))
+    tree.match((*RULES, *lies), tree.flatten(case.params), "sharding rule")
+    decay_multipliers(case.params, (*PRETRAIN_DECAY, *decay))
 
 
 def loss_is_finite_and_every_parameter_gets_gradient(case: Case) -> None:

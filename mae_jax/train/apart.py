@@ -5,7 +5,7 @@ the gradient crosses the network once per step, whatever the number of microbatc
 program, sums every microbatch's gradient over the devices.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ def independent(method: Method, stats: Any) -> bool:
 def accumulate_apart(
     loss: Callable, params: Any, held: Any, batch: Any, microbatches: int, *, mesh: Mesh, dtype: Any,
     stacks: Mapping[str, int], by_step: bool | None = None, wire: str = "float32",
+    rules: Sequence[tuple[str, str]] = FROZEN_RULES,
 ) -> Sums:  # fmt: skip
     """What `accumulate` returns, of global arrays, computed by every device on its own rows.
 
@@ -38,10 +39,11 @@ def accumulate_apart(
       by_step: make what fsdp splits whole once per step, for all microbatches, instead of layer by layer in each (and
         once more in the backward pass under remat); None: where there are microbatches.
       wire: the precision in which gradients travel.
+      rules: by which parameters and frozen networks lie (core/mesh.py).
     """
     by_step = microbatches > 1 if by_step is None else by_step
     read = {"params": params, "held": held}
-    lies = {path: s.spec for path, s in tree.flatten(state_shardings(read, mesh, FROZEN_RULES)).items()}
+    lies = {path: s.spec for path, s in tree.flatten(state_shardings(read, mesh, rules)).items()}
     split = {path: spec for path, spec in lies.items() if "fsdp" in spec}
     in_layers = layers_of(loss, read, batch) if split else set()
     # Teachers are gathered at once: some are also read beside their stack of blocks (MaskAlign's last attention).
@@ -89,7 +91,7 @@ def accumulate_apart(
     return Sums(g, {}, metrics, w)
 
 
-def without_fsdp(read: Any, mesh: Mesh) -> Any:
+def without_fsdp(read: Any, mesh: Mesh, rules: Sequence[tuple[str, str]] = FROZEN_RULES) -> Any:
     """Arrays that fsdp splits made whole along it, for methods that run as one global program.
 
     Left to itself, XLA looks for products that need no gathering, and with all three axes in use it has got one wrong
@@ -98,7 +100,7 @@ def without_fsdp(read: Any, mesh: Mesh) -> Any:
     if mesh.shape["fsdp"] == 1:
         return read
     whole = lambda s: NamedSharding(mesh, PartitionSpec(*(None if name == "fsdp" else name for name in s.spec)))
-    lies = jax.tree.map(whole, state_shardings(read, mesh, FROZEN_RULES))
+    lies = jax.tree.map(whole, state_shardings(read, mesh, rules))
     return jax.lax.with_sharding_constraint(read, lies)
 
 

@@ -16,6 +16,7 @@ from mae_jax.config import make_method
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.mesh import (
+    RULES,
     batch_sharding,
     batch_shards,
     frozen_shardings,
@@ -30,7 +31,7 @@ from mae_jax.core.types import Batch, Params
 from mae_jax.data.sources import Source, make_source
 from mae_jax.data.sources.subset import few_per_class
 from mae_jax.data.views import Views
-from mae_jax.methods.base import Leaf, Method
+from mae_jax.methods.base import Leaf, Method, own_rules
 from mae_jax.schema import Config
 from mae_jax.train import inputs
 from mae_jax.train.apart import independent
@@ -211,7 +212,7 @@ def build(config: Config, devices: list[jax.Device] | None = None, method: Metho
     inputs.check(method, config.augment)
     params, _ = jax.eval_shape(method.init, jax.random.key(0), sample_batch(method))
     _check_sizes(config, method, params)
-    optimizer = make_optimizer(config.optim, params, config.train.steps)
+    optimizer = make_optimizer(config.optim, params, config.train.steps, own_rules(method, "decay"))
     rate = learning_rate(config.optim, config.train.batch, config.train.steps)
     mesh = mesh_of(config, devices)  # the first that touches a device
     check_chip(config, mesh.devices.flat[0])
@@ -220,9 +221,10 @@ def build(config: Config, devices: list[jax.Device] | None = None, method: Metho
         init_state, method, optimizer, batch=sample_batch(method), average=config.optim.average > 0
     )
     shapes = jax.eval_shape(init, jax.random.key(0))
-    shapes = with_shardings(shapes, state_shardings(shapes, mesh))
+    own = own_rules(method, "lies")
+    shapes = with_shardings(shapes, state_shardings(shapes, mesh, (*RULES, *own)))
     _check_mesh(config, method, mesh, shapes)
-    return Run(config, method, mesh, optimizer, rate, shapes, frozen_shardings(frozen_shapes(method), mesh))
+    return Run(config, method, mesh, optimizer, rate, shapes, frozen_shardings(frozen_shapes(method), mesh, own))
 
 
 BY_STEP = {"auto": None, "step": True, "layer": False}  # mesh.gather

@@ -29,7 +29,7 @@ FINETUNE_DECAY = (
 
 def decay_multipliers(params: Params, rules: Sequence[tuple[str, float]] = PRETRAIN_DECAY) -> dict[str, float]:
     """{path: multiplier of the weight decay}; every parameter must be covered by a rule."""
-    return tree.match(rules, tree.flatten(params), "weight-decay rule")
+    return tree.match(rules, tree.flatten(params), "weight-decay rule", "optim.decay_rules, or to Method.rules")
 
 
 def layer_scales(params: Params, decay: float) -> dict[str, float]:
@@ -153,8 +153,13 @@ def lars(
     return optax.chain(rule, optax.trace(decay=momentum))
 
 
-def make_optimizer(config: Optim, params: Params, steps: int = 1) -> optax.GradientTransformation:
+def make_optimizer(
+    config: Optim, params: Params, steps: int = 1, own: Sequence[tuple[str, float]] = ()
+) -> optax.GradientTransformation:
     """The optimizer that `config` names, for parameters of this tree (shapes suffice) and a schedule of `steps`.
+
+    Args:
+      own: decay rules of the method, for parameters that no rule of `config` covers.
 
     Raises:
       UserError: an unknown optimizer, a parameter that no decay rule covers.
@@ -163,7 +168,7 @@ def make_optimizer(config: Optim, params: Params, steps: int = 1) -> optax.Gradi
         raise UserError(f"unknown optim.name '{config.name}'. {nearest(config.name, OPTIMIZERS)}")
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     parts += [clip_groups(config.clip_groups, params)] if config.clip_groups else []
-    multipliers = decay_multipliers(params, config.decay_rules)
+    multipliers = decay_multipliers(params, (*config.decay_rules, *own))
     parts += [OPTIMIZERS[config.name](config, multipliers, weight_decay(config, steps))]
     if config.layer_decay != 1:
         parts += [scale_by_path(layer_scales(params, config.layer_decay))]

@@ -12,9 +12,9 @@ from jaxtyping import Array
 from mae_jax.core import tree
 from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
-from mae_jax.core.mesh import batch_shards
+from mae_jax.core.mesh import FROZEN_RULES, batch_shards
 from mae_jax.core.types import Batch, Params
-from mae_jax.methods.base import Method
+from mae_jax.methods.base import Method, own_rules
 from mae_jax.train.apart import accumulate_apart, independent, without_fsdp
 from mae_jax.train.norms import part_norms
 from mae_jax.train.schedules import Schedule
@@ -61,6 +61,7 @@ def make_step(
     """
     spread = mesh is not None and batch_shards(mesh) > 1
     optimizer = optax.with_extra_args_support(optimizer)
+    rules = (*FROZEN_RULES, *own_rules(method, "lies"))
 
     def step(
         state: State, frozen: Params, batch: Batch, plan: Hashable = None, limit: Array | None = None,
@@ -96,11 +97,12 @@ def make_step(
             sums = accumulate_apart(
                 loss, state["params"], held, batch, microbatches,
                 mesh=mesh, dtype=method.compute.dtype, by_step=by_step, wire=wire, stacks=stacks,
+                rules=rules,
             )  # fmt: skip
         else:
             read = {"params": state["params"], "held": held}
             if mesh is not None:
-                read = without_fsdp(read, mesh)
+                read = without_fsdp(read, mesh, rules)
             sums = accumulate(loss, read["params"], state["stats"], read["held"], batch, microbatches, stacks=stacks)
         grads, stats, metrics = sums.means()
         lr = rate(state["step"])

@@ -23,7 +23,7 @@ from mae_jax.core.keys import Context
 from mae_jax.core.types import Aux, Batch, Features, Params, Stats
 from mae_jax.eval import features as pooling
 from mae_jax.losses.cross_entropy import soft_cross_entropy
-from mae_jax.methods.base import FrozenSpec, Leaf, Method, Rest
+from mae_jax.methods.base import FrozenSpec, Leaf, Method, Rest, Rule
 from mae_jax.nets.heads import ClassHead
 from mae_jax.nets.layers import apply, apply_stats
 from mae_jax.nets.point import Projector
@@ -91,6 +91,10 @@ class FineTune(Method):
     @property
     def dead(self) -> Mapping[str, str]:
         return {} if self.trained is None else {frozen_rule(self.trained): "transfer.trained leaves it as it is"}
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        return self.inner.rules
 
     def check(self) -> None:
         self.inner.check()

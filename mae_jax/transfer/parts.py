@@ -29,7 +29,7 @@ from mae_jax.data.views import Views
 from mae_jax.eval import parts as scoring
 from mae_jax.eval.features import fetch
 from mae_jax.losses.cross_entropy import cross_entropy
-from mae_jax.methods.base import Leaf, Method, Rest
+from mae_jax.methods.base import Leaf, Method, Rest, Rule
 from mae_jax.nets.layers import apply_stats
 from mae_jax.nets.part_head import HIDDEN, PartHead, thirds
 from mae_jax.schema import Config
@@ -87,6 +87,10 @@ class PartSegmenter(Method):
     @property
     def couples(self) -> tuple[str, ...]:
         return ("bn",)
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        return self.inner.rules
 
     def check(self) -> None:
         self.inner.check()

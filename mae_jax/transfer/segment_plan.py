@@ -15,6 +15,7 @@ from mae_jax.core.types import Params
 from mae_jax.data.scene import SceneAugment, SceneImage, SceneLabels
 from mae_jax.data.sources import Source
 from mae_jax.data.views import Views
+from mae_jax.methods.base import own_rules
 from mae_jax.nets.vit import sizes
 from mae_jax.schema import Config, Transfer
 from mae_jax.train.build import Run, build, open_split, sample_batch
@@ -183,7 +184,7 @@ def build_segment(
     run = build(config, devices, method)
     parts: dict[str, Any] = {f.name: getattr(run, f.name) for f in dataclasses.fields(Run)}
     if not method.trained:
-        shapes = frozen_shardings(jax.eval_shape(_fresh(run, method)), run.mesh)
+        shapes = frozen_shardings(jax.eval_shape(_fresh(run, method)), run.mesh, own_rules(inner, "lies"))
         parts["frozen_shapes"] = {"encoder": shapes}
         if load:
             parts["encoder"] = _frozen_encoder(run, method, weights, shapes)

@@ -20,7 +20,7 @@ from mae_jax.core.keys import Context
 from mae_jax.core.types import Aux, Batch, Features, Params, Stats
 from mae_jax.eval.iou import IGNORE
 from mae_jax.losses.cross_entropy import cross_entropy
-from mae_jax.methods.base import FrozenSpec, Leaf, Method, Rest
+from mae_jax.methods.base import FrozenSpec, Leaf, Method, Rest, Rule
 from mae_jax.nets.convnet import Map
 from mae_jax.nets.layers import apply_stats
 from mae_jax.nets.segment import FCN, LinearSegmenter, Simple, UperNet, resized
@@ -70,6 +70,10 @@ class Segmenter(Method):
     @property
     def couples(self) -> tuple[str, ...]:
         return ("bn",)
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        return self.inner.rules
 
     def check(self) -> None:
         self.inner.check()
