@@ -17,6 +17,7 @@ from mae_jax.core.mesh import shard
 from mae_jax.nets.attention import Attention, Bias
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layers import Initializer, LayerNorm, dense, gelu, xavier
+from mae_jax.nets.remat import POLICIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,13 +203,6 @@ def run_blocks(
         x = run(layer, x, own(i))
         hidden.append(x)
     return x, tuple(hidden)
-
-
-POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": None,
-    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
-}
 
 
 def _in_compute_dtype(layer, dtype, split):

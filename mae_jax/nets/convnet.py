@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mae_jax.nets import flops
-from mae_jax.nets.block import POLICIES
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layers import Initializer
+from mae_jax.nets.remat import POLICIES
 
 Map = Float[Array, "b _h _w _c"]  # a function may change all but the batch
 Active = Bool[Array, "b rows columns 1"]

@@ -1,8 +1,9 @@
 """Matrix products in float8 with per-tensor scales computed at each use ("current scaling"): no state, no history.
 
 Operands are e4m3 forward; the incoming gradient is e5m2, for its range (Micikevicius et al. 2022, arXiv 2209.05433).
-Sums are float32. A scale brings a tensor's largest magnitude to the largest float8, so nothing overflows; over a mesh
-that maximum is one number per operand on the wire. The operands are kept in float8 for the backward pass.
+Sums are float32. A scale brings a tensor's largest magnitude to the largest float8, so nothing overflows. It
+is taken over what is multiplied at once: where devices compute apart (train/apart.py), over a device's own rows of a
+microbatch, so that their number changes a result by float8's rounding. The operands are kept for the backward pass.
 """
 
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 FORWARD, BACKWARD = jnp.float8_e4m3fn, jnp.float8_e5m2
+PRODUCT = "float8 product"  # the name under which nets/remat.py keeps a layer's result
 
 
 def quantise(x: Array, dtype: Any) -> tuple[Array, Float[Array, ""]]:
@@ -53,4 +56,4 @@ matmul.defvjp(_forward, _backward)
 def dot_general(x: Array, w: Array, dims: Any, *_: Any, **__: Any) -> Array:
     """In the place of `lax.dot_general` in a linear layer (x [..., d], w [d, e])."""
     assert dims == (((x.ndim - 1,), (0,)), ((), ())), dims
-    return matmul(x, w)
+    return checkpoint_name(matmul(x, w), PRODUCT)

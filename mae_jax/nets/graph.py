@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mae_jax.core.mesh import shard
-from mae_jax.nets.block import POLICIES
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layers import BatchNorm, LayerNorm, dense, gelu, torch_linear
+from mae_jax.nets.remat import POLICIES
 
 Kind = Literal["gat", "dotgat", "gin", "gcn"]
 Norm = Literal["none", "layer", "batch"]
