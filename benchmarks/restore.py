@@ -1,6 +1,6 @@
 """What checking costs: a checkpoint of a ViT-B restored with and without its hashes, and saved.
 
-    python benchmarks/restore.py --rounds 5 --json benchmarks/records/restore.json
+    python benchmarks/restore.py --rounds 5 --json benchmarks/results/restore.json
 
 The state is the one that `mae_jax train --config ...` would restore (weights and AdamW's moments, random numbers here).
 Each round restores with and without verification, in turns that change places, after one of both that does not count;

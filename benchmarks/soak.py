@@ -1,6 +1,6 @@
 """A run that is killed, stopped, damaged and starved of disk at random: does it end as if nothing had happened?
 
-    python benchmarks/soak.py --faults 200 --seed 0 --json benchmarks/records/soak.json
+    python benchmarks/soak.py --faults 200 --seed 0 --json benchmarks/results/soak.json
     python benchmarks/soak.py --minutes 5
 
 Trains a small MAE on digits by `mae_jax train` (or --config, made small by --set), once undisturbed and once under a

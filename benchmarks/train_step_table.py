@@ -1,6 +1,6 @@
 """The table and the plot of benchmarks/README.md, from what train_step.py --json wrote.
 
-    python benchmarks/train_step_table.py benchmarks/records/train_step_*_cpu.json --plot docs/images/train_step_cpu.png
+    python benchmarks/train_step_table.py benchmarks/results/train_step_*_cpu.json --plot docs/images/train_step_cpu.png
 
 Every record is one run; its contestants took turns. Bars are medians over rounds, lines from the lowest to the highest.
 """

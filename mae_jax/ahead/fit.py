@@ -20,8 +20,8 @@ def fit(asked: step.Asked, topology: Topology, say: Callable[[str], None]) -> tu
     """(figures of the best settings, these as overrides): the fastest by the roofline that compile and fit.
 
     Guesses for all settings come from one trace per remat and the shardings (predict.py). The fastest that is guessed
-    to fit is compiled; what it shows corrects the guesses. The first that fits is the fastest there is. Where none
-    fits, the figures are those of the smallest.
+    to fit is compiled; what it shows corrects the guesses. Once one fits, others are compiled for as long as their
+    corrected guess says that they are faster, and they are. Where none fits, the figures are those of the smallest.
 
     Args:
       say: called with a line for everything that is tried.
@@ -38,19 +38,27 @@ def fit(asked: step.Asked, topology: Topology, say: Callable[[str], None]) -> tu
     settings = candidates(asked, topology, predictor)
     say(f"{len(settings)} settings of {asked.config.train.batch} samples on {len(topology.devices)} x {topology.kind}")
     tried: dict[Settings, program.Figures] = {}
+    best: Settings | None = None
     while len(tried) < COMPILES:
-        chosen = choose([predictor.guess(s) for s in settings if s not in tried], topology.memory)
+        guesses = [predictor.guess(s) for s in settings if s not in tried]
+        if best is not None:
+            guesses = faster(guesses, topology.memory, _seconds(tried[best]))
+        chosen = choose(guesses, topology.memory)
         if chosen is None or (tried and chosen.peak > topology.memory and _hopeless(tried)):
             break
         found = program.compiled(chosen.settings.of(asked), topology)
         tried[chosen.settings] = found
         say(line(chosen, found))
-        if found.fits:
-            return found, chosen.settings.overrides()
         predictor.learn(chosen, found)
+        if found.fits and (best is None or _seconds(found) < _seconds(tried[best])):
+            best = chosen.settings
+        elif best is not None:
+            break
+    if best is not None:
+        return tried[best], best.overrides()
     say("nothing fits")
-    best, figures = min(tried.items(), key=lambda item: item[1].memory.peak if item[1].memory else float("inf"))
-    return figures, best.overrides()
+    smallest, figures = min(tried.items(), key=lambda item: item[1].memory.peak if item[1].memory else float("inf"))
+    return figures, smallest.overrides()
 
 
 def candidates(asked: step.Asked, topology: Topology, predictor: Predictor) -> list[Settings]:
@@ -78,6 +86,15 @@ def choose(guesses: Sequence[Guess], memory: float) -> Guess | None:
         return min(guesses, key=lambda g: g.peak, default=None)
     best = min(g.roofline.seconds for g in fitting)
     return min((g for g in fitting if g.roofline.seconds <= SAME * best), key=_order)
+
+
+def faster(guesses: Sequence[Guess], memory: float, seconds: float) -> list[Guess]:
+    """Those that fit, and by more than a roofline's doubt take less than so many seconds."""
+    return [g for g in guesses if g.peak <= memory and SAME * g.roofline.seconds < seconds]
+
+
+def _seconds(found: program.Figures) -> float:
+    return float("inf") if found.roofline is None else found.roofline.seconds
 
 
 def _order(guess: Guess) -> tuple[float, ...]:

@@ -59,6 +59,42 @@ def searched(asked, made_up):
     return *fit.fit(asked, made_up, said.append), said
 
 
+@pytest.mark.parametrize(
+    "real, taken, compiles",
+    [
+        ({4: 1.20, 16: 1.02, 64: 1.01}, 16, 2),  # what 64 may gain is less than a roofline can tell
+        ({4: 1.20, 16: 1.25, 64: 1.06}, 4, 2),  # what was said to be faster is not: so much for the guesses
+        ({4: 1.02, 16: 1.01, 64: 1.01}, 4, 1),
+    ],
+)  # fmt: skip
+def test_a_search_goes_on_while_it_gets_faster(monkeypatch, asked, made_up, searched, real, taken, compiles):
+    """Three settings that are guessed equally fast, until a compile shows what each device's share costs."""
+
+    class Predictor:
+        share = 0.0  # seconds of a whole copy of the parameters
+
+        def __init__(self, *_):
+            pass
+
+        def guess(self, s):
+            return guess(5, max(1.0, 0.9 + self.share / s.fsdp), fsdp=s.fsdp)
+
+        def learn(self, chosen, found):
+            self.share = chosen.settings.fsdp * (found.roofline.seconds - 0.9)
+
+    def compiled(fsdp, _):
+        asked_for.append(fsdp)
+        return dataclasses.replace(searched[0], roofline=Roofline(real[fsdp], 0.0, {}))
+
+    asked_for: list[int] = []
+    monkeypatch.setattr(fit, "Predictor", Predictor)
+    monkeypatch.setattr(fit, "candidates", lambda *_: [Settings(1, "dots", True, n) for n in real])
+    monkeypatch.setattr(fit.program, "compiled", compiled)
+    monkeypatch.setattr(Settings, "of", lambda self, _: self.fsdp)
+    found, changed = fit.fit(asked, made_up, lambda _: None)
+    assert changed["mesh.fsdp"] == taken and found.roofline.seconds == real[taken] and len(asked_for) == compiles
+
+
 def test_a_search_that_fits_at_once(searched):
     found, changed, said = searched
     assert found.fits and changed["train.microbatches"] == 1 and len(said) == 2
