@@ -1,4 +1,8 @@
-"""What of the augmentation cannot be, or does not fit the method, said before anything is built."""
+"""What of the augmentation cannot be, or does not fit the method or the data, said at the start of a run."""
+
+from collections.abc import Mapping
+
+import numpy as np
 
 from mae_jax import modalities
 from mae_jax.core.errors import UserError, nearest
@@ -7,6 +11,7 @@ from mae_jax.schema import Augment
 
 PROBABILITIES = ("colour_jitter_p", "grayscale", "blur", "solarize", "erase")
 COLOURS = ("colour_jitter", "grayscale", "blur", "solarize")
+FAR = 10.0  # mean or deviation of normalised pixels that no sensible augment.mean and augment.std leave
 IMAGES = (*COLOURS, "vertical_flip", "quarter_turns", "erase", "mixup", "cutmix", "randaugment")
 
 
@@ -133,3 +138,23 @@ def _normalisation(method: Method, augment: Augment, leaves: dict[str, Leaf]) ->
                     f"method.{key}={own} is not augment.{key}={value}: the method takes its input back to pixels by "
                     f"numbers of its own, so the two must be equal."
                 )
+
+
+def strange(batch: Mapping[str, np.ndarray], method: Method, augment: Augment) -> list[str]:
+    """A sentence for each image leaf of a batch from the host whose floats are not what augment.mean and std expect.
+
+    Integers are scaled by their type's maximum, floats are taken as they are: of 0 .. 255, or of counts, they would
+    train to nothing in silence.
+    """
+    said = []
+    for name, leaf in method.batch_spec.items():
+        if not is_image(name) or leaf.unit or augment.normalise == "batch" or batch[name].dtype.kind != "f":
+            continue
+        x = (batch[name][:32] - np.float32(augment.mean)) / np.float32(augment.std)
+        if max(abs(x.mean()), x.std()) > FAR:
+            said.append(
+                f"the pixels of '{name}' are floats, which are taken as they are. After augment.mean and augment.std "
+                f"their mean is {x.mean():.3g} and their deviation {x.std():.3g}, where 0 and 1 are expected: scale them "
+                f"to [0, 1], or set both keys to what `mae_jax data --config ...` finds."
+            )
+    return said

@@ -25,10 +25,10 @@ from mae_jax.data.transforms import HostAugment
 from mae_jax.data.views import HostLeaf, Raw, View, Views
 from mae_jax.methods.base import Leaf
 from mae_jax.schema import Augment
-from mae_jax.train.input_checks import check, coloured, is_image
+from mae_jax.train.input_checks import check, coloured, is_image, strange
 
 __all__ = [
-    "batch_leaves", "check", "colours", "host_leaves", "is_image", "mixes", "on_device", "together", "views",
+    "batch_leaves", "check", "colours", "host_leaves", "is_image", "mixes", "on_device", "strange", "together", "views",
     "vote_views",
 ]  # fmt: skip
 

@@ -27,6 +27,7 @@ from mae_jax.train.checkpoint import Checkpoints, Restored, read_meta, saved_ste
 from mae_jax.train.feed import train_batches
 from mae_jax.train.full_disk import patient_streams, replace_text, skipped
 from mae_jax.train.hosts import Hosts
+from mae_jax.train.inputs import strange
 from mae_jax.train.numbers import Numbers, Record, order_at
 from mae_jax.train.parity import Parity
 from mae_jax.train.pictures import save_step, spread
@@ -143,15 +144,11 @@ def attempt(
             return RESTART
         if end == "stopped":
             step = int(state["step"])
-            told = (
-                f"its state is lost: {checkpoints.failed} {AGAIN}"
-                if checkpoints.failed
-                else "the same command resumes."
-            )
-            print(
-                f"stopped by {preemption.received or 'a signal to another process'} after step {step}; {told}",
-                file=sys.stderr,
-            )
+            told = "the same command resumes."
+            if checkpoints.failed:
+                told = f"its state is lost: {checkpoints.failed} {AGAIN}"
+            who = preemption.received or "a signal to another process"
+            print(f"stopped by {who} after step {step}; {told}", file=sys.stderr)
             return INTERRUPTED
         if checkpoints.failed:
             print(f"mae_jax: the last step is done, but {checkpoints.failed} {AGAIN}", file=sys.stderr, flush=True)
@@ -210,6 +207,8 @@ class Loop:
                     compiled.append((now.method, plan))
                     watchdog.compiles()
                 host = stall.take(batches, before)
+                for line in strange(host, now.method, config.augment) if step == start else ():
+                    print(f"mae_jax: {line}", file=sys.stderr, flush=True)
                 replaced += int(host["replaced"].sum())
                 state, metrics = now.step(state, run.frozen, now.put(host), plan, numbers.limit)
                 done = step + 1

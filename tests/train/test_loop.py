@@ -229,6 +229,20 @@ def test_other_data_are_refused(tmp_path):
         train(tiny("train.steps=4", data=dict(source="npz", path=str(tmp_path / "a.npz"))), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "white, mean, said",
+    [(255.0, 0.3, True), (1.0, 0.3, False), (255.0, 76.0, False), (2000.0, 76.0, True)],
+)
+def test_floats_that_the_normalisation_does_not_expect_are_said(tmp_path, capsys, white, mean, said):
+    """Of 0 .. 255 with the mean of [0, 1], of counts with another's; with numbers of their own nothing is said."""
+    images = np.random.default_rng(0).random((32, 8, 8, 1), np.float32) * np.float32(white)
+    np.savez(tmp_path / "a.npz", images=images, test_images=images[:8])
+    config = tiny("train.steps=2", f"augment.mean=({mean},)", f"augment.std=({mean * 1.2},)",
+                  data=dict(source="npz", path=str(tmp_path / "a.npz")))  # fmt: skip
+    assert train(config, tmp_path / "run") == 0
+    assert ("the pixels of 'image' are floats" in capsys.readouterr().err) == said
+
+
 def test_health_needs_no_labels(tmp_path):
     config = tiny("train.steps=2", "eval.every=2", "eval.online=('health',)", "eval.protocols=('health',)",
                   "eval.lidar_samples=20", "eval.lidar_views=2", data=unlabelled(tmp_path / "a.npz"))  # fmt: skip
