@@ -76,7 +76,8 @@ def check_name(name: str) -> None:
 def class_name(name: str, template: str) -> str:
     """my_method -> MyMethod; with "Method" behind it where the template uses that name already."""
     camel = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
-    return f"{camel}Method" if re.search(rf"\b{camel}\b", template) else camel
+    used = camel != "MyMethod" and re.search(rf"\b{camel}\b", template)  # which is the template's own place for it
+    return f"{camel}Method" if used else camel
 
 
 def templates() -> tuple[str, str, str, str]:

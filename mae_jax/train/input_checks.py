@@ -154,7 +154,7 @@ def strange(batch: Mapping[str, np.ndarray], method: Method, augment: Augment) -
         if max(abs(x.mean()), x.std()) > FAR:
             said.append(
                 f"the pixels of '{name}' are floats, which are taken as they are. After augment.mean and augment.std "
-                f"their mean is {x.mean():.3g} and their deviation {x.std():.3g}, where 0 and 1 are expected: scale them "
-                f"to [0, 1], or set both keys to what `mae_jax data --config ...` finds."
+                f"their mean is {x.mean():.3g} and their deviation {x.std():.3g}, where 0 and 1 are expected: scale "
+                f"them to [0, 1], or set both keys to what `mae_jax data --config ...` finds."
             )
     return said

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mae_jax import methods
+from mae_jax.commands import new
 from mae_jax.commands.main import main
 from mae_jax.config import differences, load, make_method, resolve
 from mae_jax.core.errors import UserError
@@ -159,6 +160,12 @@ def test_what_new_writes_runs_at_once(tmp_path, monkeypatch, capsys):
     assert main(argv) == 0 and Path("run/pictures/step_00000002.png").is_file()
     assert json.loads(Path("run/config.json").read_text())["method"]["name"] == str(tmp_path / "my_idea/my_idea.py")
     assert main(["new", "my_idea"]) == 2 and "exist(s) already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, cls", [("my_method", "MyMethod"), ("idea", "Idea"), ("method", "MethodMethod")])
+def test_the_class_is_called_after_the_method(name, cls):
+    """With "Method" behind it only where the template uses the name for something else."""
+    assert new.class_name(name, new.templates()[0]) == cls
 
 
 def test_what_new_writes_drops_paths_where_it_is_fine_tuned():
