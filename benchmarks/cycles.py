@@ -101,7 +101,8 @@ def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
         os.environ["LIBTPU_INIT_ARGS"] = f"{given} {flags}".strip()  # libtpu reads it when it starts
         turns = counted()
         run = step.make_run(step.ask(spec, overrides), topology(to).devices)
-        text = compiled(step.trace(run).lower()).as_text()
+        made = compiled(step.trace(run).lower())
+        text = made.as_text()
         found = list(costs(text, lambda name: scheduled(name, text, folder, turns)))
     by_loop: collections.Counter[str] = collections.Counter()
     by_name: collections.Counter[str] = collections.Counter()
@@ -113,7 +114,8 @@ def measure(spec: str, overrides: Sequence[str], to: str) -> dict[str, Any]:
     flops = program.formula_flops(run)
     mfu = flops / seconds / kind.peak_flops if seconds and flops and kind else None
     return {
-        "target": to, "cycles": total, "seconds": seconds, "mfu": mfu, "by_loop": dict(by_loop.most_common(8)),
+        "target": to, "cycles": total, "seconds": seconds, "mfu": mfu, "peak_bytes": program.memory_of(made).peak,
+        "by_loop": dict(by_loop.most_common(8)),
         "top": dict(by_name.most_common(25)), "versions": versions(), "config": run.config.to_dict(),
     }  # fmt: skip
 
@@ -125,6 +127,7 @@ def table(found: dict[str, Any]) -> str:
         lines[0] += f", {found['seconds'] * 1e3:.0f} ms"
     if found["mfu"]:
         lines[0] += f" ({100 * found['mfu']:.0f} % of the peak)"
+    lines[0] += f"; {found['peak_bytes'] / 2**30:.1f} GiB per device"
     for title in ("by_loop", "top"):
         lines += [
             f"{cycles / 1e6:10.1f} {100 * cycles / total:5.1f} %  {name}" for name, cycles in found[title].items()

@@ -17,6 +17,7 @@ from mae_jax.nets.attention_kinds import ATTENTION, FUNCTIONS, FUSED, say_fallba
 from mae_jax.nets.attention_lanes import BiasApart
 from mae_jax.nets.heads_dense import HeadsDense
 from mae_jax.nets.layers import Initializer, dense, xavier
+from mae_jax.nets.remat import dot_general_of_attended
 
 Bias = bool | Literal["qv"]
 
@@ -108,12 +109,14 @@ class Attention(nn.Module):
         scale = c**-0.5 if self.scale is None else self.scale
         kind = self._kind(n, c, valid is not None or bias is not None)
         qkv_bias: Array | None = None
+        of_out = None
         if self.qkv_bias == "qv":
             q_bias = self.param("q_bias", nn.initializers.zeros, (inner,))
             v_bias = self.param("v_bias", nn.initializers.zeros, (inner,))
             qkv_bias = jnp.concatenate([q_bias, jnp.zeros(inner), v_bias])
         if kind in FUSED and not self.cosine:
             product, own = BiasApart(3 * inner, self.dtype, self.qkv_bias is True, self.fp8, name="qkv")(x)
+            of_out = dot_general_of_attended
             out = FUSED[kind](product, own if qkv_bias is None else qkv_bias, self.heads, scale)
         else:
             qkv = fused(self, 3, self.heads, c, "qkv", self.qkv_bias is True, self.fp8)(x)
@@ -125,7 +128,7 @@ class Attention(nn.Module):
                 factor = jnp.exp(jnp.minimum(own, LOG_100))[None, :, None, None]
                 q, k, scale = (unit(q) * factor).astype(v.dtype), unit(k).astype(v.dtype), 1.0
             out = self._attend(kind, q, k, v, scale, valid, bias).swapaxes(1, 2).reshape(b, n, inner)
-        return dense(d, "proj", self.dtype, kernel_init=self.kernel_init, fp8=self.fp8)(out)
+        return dense(d, "proj", self.dtype, kernel_init=self.kernel_init, fp8=self.fp8, dot_general=of_out)(out)
 
     def _kind(self, n: int, c: int, masked: bool) -> str:
         """What computes it: "einsum" where something is masked, biased or recorded, and where nothing else fits."""

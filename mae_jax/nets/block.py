@@ -17,7 +17,7 @@ from mae_jax.core.mesh import shard
 from mae_jax.nets.attention import Attention, Bias
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layers import Initializer, LayerNorm, dense, gelu, xavier
-from mae_jax.nets.remat import POLICIES
+from mae_jax.nets.remat import policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +187,7 @@ def run_blocks(
         return call(partial(block.apply, {"params": params}), x, mine)
 
     if compute.remat != "none":
-        run = jax.checkpoint(run, policy=POLICIES[compute.remat])
+        run = jax.checkpoint(run, policy=policy(compute))
     layers = [_in_compute_dtype(layer, compute.dtype, split) for layer in layers]
     if compute.scan:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from mae_jax.nets import flops
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layers import Initializer
-from mae_jax.nets.remat import POLICIES
+from mae_jax.nets.remat import policy
 
 Map = Float[Array, "b _h _w _c"]  # a function may change all but the batch
 Active = Bool[Array, "b rows columns 1"]
@@ -131,4 +131,4 @@ class Blocks(nn.Module):
 
 def remat(block: type[nn.Module], compute: Compute) -> Any:
     """The block as `compute.remat` says: as it is, or computed again in the backward pass."""
-    return block if compute.remat == "none" else nn.remat(block, policy=POLICIES[compute.remat])
+    return block if compute.remat == "none" else nn.remat(block, policy=policy(compute))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mae_jax.core.mesh import shard
 from mae_jax.nets.compute import Compute
 from mae_jax.nets.layers import BatchNorm, LayerNorm, dense, gelu, torch_linear
-from mae_jax.nets.remat import POLICIES
+from mae_jax.nets.remat import policy
 
 Kind = Literal["gat", "dotgat", "gin", "gcn"]
 Norm = Literal["none", "layer", "batch"]
@@ -370,4 +370,4 @@ def _layer(s: Convolution) -> Any:
     layer = LAYERS[s.kind]
     if s.compute.remat == "none":
         return layer
-    return nn.remat(layer, policy=POLICIES[s.compute.remat], static_argnums=(3, 4))  # train, draw
+    return nn.remat(layer, policy=policy(s.compute), static_argnums=(3, 4))  # train, draw

@@ -165,17 +165,20 @@ def dense(
     kernel_init: Initializer = xavier,
     bias_init: Initializer | None = None,
     fp8: bool = False,
+    dot_general: Any = None,
 ) -> nn.Module:
     """A linear layer as the field initialises it: Xavier-uniform kernel (in, out), zero bias.
 
-    With `torch_linear` the bias too is torch's, unless `bias_init` says otherwise. `fp8`: nets/fp8.py.
+    With `torch_linear` the bias too is torch's, unless `bias_init` says otherwise. `fp8`: nets/fp8.py, or else the
+    product is `dot_general`, by default `row_dot_general`.
     """
+    dot_general = float8.dot_general if fp8 else dot_general or row_dot_general
     if kernel_init is torch_linear and bias_init is None and use_bias:
-        return TorchDense(features, dtype=dtype, fp8=fp8, name=name)
+        return TorchDense(features, dtype=dtype, dot_general=dot_general, name=name)
     bias_init = bias_init or nn.initializers.zeros
     return nn.Dense(
         features, use_bias=use_bias, dtype=dtype, name=name, kernel_init=kernel_init, bias_init=bias_init,
-        dot_general=float8.dot_general if fp8 else row_dot_general,
+        dot_general=dot_general,
     )  # fmt: skip
 
 
@@ -197,7 +200,7 @@ class TorchDense(nn.Module):
 
     features: int
     dtype: Any = jnp.float32
-    fp8: bool = False
+    dot_general: Any = row_dot_general
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
@@ -206,7 +209,7 @@ class TorchDense(nn.Module):
         bias = self.param("bias", conv_bias(d), (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
         dims = (((x.ndim - 1,), (0,)), ((), ()))
-        y = (float8.dot_general if self.fp8 else row_dot_general)(x, kernel, dims)
+        y = self.dot_general(x, kernel, dims)
         return y + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 

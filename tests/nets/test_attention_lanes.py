@@ -1,5 +1,7 @@
 """The TPU's kernel for short sequences, interpreted on a CPU: attention and its gradients, whatever shares lanes."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from plain_attention import draw, plain
 from mae_jax.core.mesh import BATCH, make_mesh, use_mesh
 from mae_jax.nets.attention import Attention
 from mae_jax.nets.attention_lanes import lanes
+from mae_jax.nets.block import Stack, Transformer
+from mae_jax.nets.compute import Compute
 from mae_jax.testing.flops import dot_flops
 
 
@@ -86,3 +90,21 @@ def test_what_does_not_fit_goes_by_einsum_and_says_so(shape, heads, said, caplog
     params = slow.init(jax.random.key(0), x)
     np.testing.assert_array_equal(fast.apply(params, x), slow.apply(params, x))
     assert said in caplog.text and "einsum" in caplog.text
+
+
+@pytest.mark.parametrize("kind, platform", [("lanes", "tpu"), ("triton", "cuda")])
+@pytest.mark.parametrize(
+    "compute, kernels",
+    [(dict(remat="none"), 2), (dict(remat="full"), 3), (dict(remat="dots"), 2), (dict(remat="dots", scan=True), 3)],
+)
+def test_remat_dots_runs_the_kernel_forward_once_but_in_a_loop(kind, platform, compute, kernels):
+    """Programs of the kernel per layer, forward, again, and backward: of two layers as a loop there is one."""
+    net = Stack(Transformer(128, 2, 2, compute=Compute(jnp.bfloat16, attention=kind, norm="xla", **compute)))
+    x = jnp.zeros((2, 8, 128), jnp.bfloat16)
+    params = jax.eval_shape(net.init, jax.random.key(0), x)
+    loss = lambda params: net.apply(params, x)[0].astype(jnp.float32).sum()
+    text = jax.jit(jax.value_and_grad(loss)).trace(params).lower(lowering_platforms=(platform,)).as_text()
+    call = {"lanes": "tpu_custom_call", "triton": r"__gpu\$xla\.gpu\.triton"}[kind]
+    made = re.findall(rf"(%\d+)(?::\d+)? = stablehlo\.custom_call @{call}\(", text)
+    used = [name for name in made if len(re.findall(rf"{name}\b", text)) > 1]  # XLA drops the others
+    assert len(used) == kernels * (1 if compute.get("scan") else 2)
