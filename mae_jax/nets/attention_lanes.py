@@ -74,10 +74,6 @@ def lanes(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _attend(qkv: Array, bias: Array, heads: int, scale: float) -> Array:
-    return _forward_call(qkv, bias, heads, scale)
-
-
-def _forward_call(qkv: Array, bias: Array, heads: int, scale: float) -> Array:
     cut = Cut.of(qkv, heads, arrays=4)
     return pl.pallas_call(
         functools.partial(_forward, cut, scale),
@@ -112,7 +108,8 @@ def _backward_call(heads: int, scale: float, kept: tuple[Array, Array], g: Array
 
 
 def _forward_rule(qkv: Array, bias: Array, heads: int, scale: float) -> tuple[Array, tuple[Array, Array]]:
-    return _forward_call(qkv, bias, heads, scale), (checkpoint_name(qkv, PROJECTED), bias)
+    # By `_attend`: a kernel itself jax keeps in a rematerialised block whether its result is used or not.
+    return _attend(qkv, bias, heads, scale), (checkpoint_name(qkv, PROJECTED), bias)
 
 
 _attend.defvjp(_forward_rule, _backward_call)

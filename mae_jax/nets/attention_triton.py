@@ -115,6 +115,7 @@ def _backward_call(heads: int, scale: float, kept: tuple[Array, Array], g: Array
 
 
 def _forward_rule(qkv: Array, bias: Array, heads: int, scale: float) -> tuple[Array, tuple[Array, Array]]:
+    # By `_attend`: a kernel itself jax keeps in a rematerialised block whether its result is used or not.
     return _attend(qkv, bias, heads, scale), (checkpoint_name(qkv, PROJECTED), bias)
 
 

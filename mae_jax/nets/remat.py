@@ -1,8 +1,9 @@
 """What rematerialisation keeps for the backward pass, by `Compute.remat`.
 
 jax rounds what it keeps (`reduce_precision`), so that the program cannot go on with more digits than were kept. Where a
-kernel stands on one side, that is a pass over memory by itself: 6 % of a ViT-L's step by the TPU compiler's estimate.
-So beside kernels what is kept is a copy by name, which nothing but the gradient reads, and which jax leaves alone.
+kernel stands on one side, that is a pass over memory by itself, several per cent of a ViT-L's step by the TPU
+compiler's estimate. So beside kernels what is kept is a copy by name, which nothing but the gradient reads, and which
+jax leaves alone.
 """
 
 from collections.abc import Callable

@@ -148,7 +148,8 @@ def strange(batch: Mapping[str, np.ndarray], method: Method, augment: Augment) -
     """
     said = []
     for name, leaf in method.batch_spec.items():
-        if not is_image(name) or leaf.unit or augment.normalise == "batch" or batch[name].dtype.kind != "f":
+        normalised = is_image(name) and name in batch and not leaf.unit and augment.normalise != "batch"
+        if not normalised or batch[name].dtype.kind != "f":
             continue
         x = (batch[name][:32] - np.float32(augment.mean)) / np.float32(augment.std)
         if max(abs(x.mean()), x.std()) > FAR:

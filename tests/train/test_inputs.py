@@ -18,7 +18,7 @@ from mae_jax.core.errors import UserError
 from mae_jax.core.keys import Context
 from mae_jax.data import transforms
 from mae_jax.data.order import Draws
-from mae_jax.methods.base import Leaf
+from mae_jax.methods.base import Leaf, Method
 from mae_jax.schema import Augment
 from mae_jax.train import inputs
 from mae_jax.train.build import build
@@ -317,3 +317,15 @@ class Ramps(methods.Method):
     @property
     def batch_spec(self):
         return {"ramp_a": Leaf((4,)), "volume": Leaf((4, 4, 6, 1))}
+
+
+def test_what_floats_say_of_the_normalisation():
+    """Of images that come as floats; not of integers, of what stays in [0, 1], of views that share another's canvas."""
+    spec = PAIR | {"image_3": Leaf((8, 8, 3), crop_of="image")}
+    method = type("Reader", (Method,), {"batch_spec": spec})()
+    counts = np.full((2, 8, 8, 3), 500.0, np.float32)
+    augment = Augment(**PLAIN)
+    assert [s.split("'")[1] for s in inputs.strange({"image": counts, "image_2": counts}, method, augment)] == ["image"]
+    assert not inputs.strange({"image": counts.astype(np.uint16)}, method, augment)
+    assert not inputs.strange({"image": counts}, method, dataclasses.replace(augment, normalise="batch"))
+    assert not inputs.strange({"image": counts}, method, dataclasses.replace(augment, mean=(500.0,) * 3))
