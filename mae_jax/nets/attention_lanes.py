@@ -16,14 +16,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from mae_jax.core.mesh import each_alone
 from mae_jax.nets import fp8 as float8
-from mae_jax.nets.remat import PROJECTED
 
 LANES = 128
 MEMORY = 15.5e6  # bytes that one sample may take: a kernel has 16 MiB of a v4's or v5e's memory on the chip
@@ -107,12 +105,8 @@ def _backward_call(heads: int, scale: float, kept: tuple[Array, Array], g: Array
     return dqkv, dbias.sum(axis=0)
 
 
-def _forward_rule(qkv: Array, bias: Array, heads: int, scale: float) -> tuple[Array, tuple[Array, Array]]:
-    # By `_attend`: a kernel itself jax keeps in a rematerialised block whether its result is used or not.
-    return _attend(qkv, bias, heads, scale), (checkpoint_name(qkv, PROJECTED), bias)
-
-
-_attend.defvjp(_forward_rule, _backward_call)
+# By `_attend`: a kernel itself jax keeps in a rematerialised block whether its result is used or not.
+_attend.defvjp(lambda qkv, bias, *rest: (_attend(qkv, bias, *rest), (qkv, bias)), _backward_call)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,13 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from mae_jax.core.mesh import each_alone
-from mae_jax.nets.remat import PROJECTED
 
 LONGEST = 256  # tokens: their weights against a block of queries lie in registers
 LARGEST = 8192  # numbers of a head's keys, filled up: two sums as large lie in registers too
@@ -114,12 +112,8 @@ def _backward_call(heads: int, scale: float, kept: tuple[Array, Array], g: Array
     return dqkv, dbias.sum(axis=0)
 
 
-def _forward_rule(qkv: Array, bias: Array, heads: int, scale: float) -> tuple[Array, tuple[Array, Array]]:
-    # By `_attend`: a kernel itself jax keeps in a rematerialised block whether its result is used or not.
-    return _attend(qkv, bias, heads, scale), (checkpoint_name(qkv, PROJECTED), bias)
-
-
-_attend.defvjp(_forward_rule, _backward_call)
+# By `_attend`: a kernel itself jax keeps in a rematerialised block whether its result is used or not.
+_attend.defvjp(lambda qkv, bias, *rest: (_attend(qkv, bias, *rest), (qkv, bias)), _backward_call)
 
 
 def _load(cut: Cut, who: tuple[Any, Any], ref: Any, bias_ref: Any, part: int, row: Array) -> Array:

@@ -17,8 +17,7 @@ from mae_jax.nets.compute import Compute
 from mae_jax.nets.fp8 import PRODUCT
 
 Policy = Callable[..., Any]
-PROJECTED = "projected"  # what a fused kernel of attention reads
-ATTENDED = "attended"  # what it gives
+ATTENDED = "attended"  # the name of what a fused kernel of attention gives
 _policies = jax.checkpoint_policies
 
 
@@ -29,7 +28,7 @@ def policy(compute: Compute) -> Policy | None:
     float32 sum is then of no use), and that of a fused kernel of attention, whose gradient needs no more: but not in a
     loop, where to write it into the stack of all layers and to read it there costs more than the kernel again.
     """
-    names = [PRODUCT] if compute.scan else [PRODUCT, PROJECTED, ATTENDED]
+    names = [PRODUCT] if compute.scan else [PRODUCT, ATTENDED]
     if compute.remat == "dots":
         return _either(_policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(*names))
     if compute.remat == "offload":
