@@ -151,7 +151,8 @@ def strange(batch: Mapping[str, np.ndarray], method: Method, augment: Augment) -
         normalised = is_image(name) and name in batch and not leaf.unit and augment.normalise != "batch"
         if not normalised or batch[name].dtype.kind != "f":
             continue
-        x = (batch[name][:32] - np.float32(augment.mean)) / np.float32(augment.std)
+        mean, std = (np.asarray(numbers, np.float32) for numbers in (augment.mean, augment.std))
+        x = (batch[name][:32] - mean) / std
         if max(abs(x.mean()), x.std()) > FAR:
             said.append(
                 f"the pixels of '{name}' are floats, which are taken as they are. After augment.mean and augment.std "
