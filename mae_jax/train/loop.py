@@ -207,8 +207,9 @@ class Loop:
                     compiled.append((now.method, plan))
                     watchdog.compiles()
                 host = stall.take(batches, before)
-                for line in strange(host, now.method, config.augment) if step == start else ():
-                    print(f"mae_jax: {line}", file=sys.stderr, flush=True)
+                if step == start and jax.process_index() == 0:
+                    for line in strange(host, now.method, config.augment):
+                        print(f"mae_jax: {line}", file=sys.stderr, flush=True)
                 replaced += int(host["replaced"].sum())
                 state, metrics = now.step(state, run.frozen, now.put(host), plan, numbers.limit)
                 done = step + 1
