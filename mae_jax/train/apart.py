@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mae_jax.core import gather, tree
-from mae_jax.core.mesh import AXES, BATCH, FROZEN_RULES, state_shardings, use_mesh
+from mae_jax.core.mesh import AXES, BATCH, state_shardings, use_mesh
 from mae_jax.methods.base import Method
 from mae_jax.train.sums import Sums, accumulate
 
@@ -27,8 +27,7 @@ def independent(method: Method, stats: Any) -> bool:
 
 def accumulate_apart(
     loss: Callable, params: Any, held: Any, batch: Any, microbatches: int, *, mesh: Mesh, dtype: Any,
-    stacks: Mapping[str, int], by_step: bool | None = None, wire: str = "float32",
-    rules: Sequence[tuple[str, str]] = FROZEN_RULES,
+    stacks: Mapping[str, int], rules: Sequence[tuple[str, str]], by_step: bool | None = None, wire: str = "float32",
 ) -> Sums:  # fmt: skip
     """What `accumulate` returns, of global arrays, computed by every device on its own rows.
 
@@ -36,10 +35,10 @@ def accumulate_apart(
       loss: as for `accumulate`.
       dtype: in which a block's matrices are used, and therefore gathered.
       stacks: whose gradients stay stacked, as for `accumulate`.
+      rules: by which parameters and frozen networks lie (core/mesh.py).
       by_step: make what fsdp splits whole once per step, for all microbatches, instead of layer by layer in each (and
         once more in the backward pass under remat); None: where there are microbatches.
       wire: the precision in which gradients travel.
-      rules: by which parameters and frozen networks lie (core/mesh.py).
     """
     by_step = microbatches > 1 if by_step is None else by_step
     read = {"params": params, "held": held}
@@ -91,7 +90,7 @@ def accumulate_apart(
     return Sums(g, {}, metrics, w)
 
 
-def without_fsdp(read: Any, mesh: Mesh, rules: Sequence[tuple[str, str]] = FROZEN_RULES) -> Any:
+def without_fsdp(read: Any, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> Any:
     """Arrays that fsdp splits made whole along it, for methods that run as one global program.
 
     Left to itself, XLA looks for products that need no gathering, and with all three axes in use it has got one wrong

@@ -122,9 +122,14 @@ def coloured(a: Augment, name: str, leaf: Leaf) -> bool:
     return not a.colour_views or (leaf.crop_of or name) in a.colour_views
 
 
+def _by_numbers(leaf: Leaf, augment: Augment) -> bool:
+    """Whether augment.mean and augment.std normalise this image."""
+    return not leaf.unit and augment.normalise != "batch"
+
+
 def _normalisation(method: Method, augment: Augment, leaves: dict[str, Leaf]) -> None:
     for leaf in leaves.values():
-        if leaf.unit or augment.normalise == "batch":
+        if not _by_numbers(leaf, augment):
             continue
         for key, value in (("mean", augment.mean), ("std", augment.std)):
             if len(value) != leaf.shape[-1]:
@@ -148,8 +153,7 @@ def strange(batch: Mapping[str, np.ndarray], method: Method, augment: Augment) -
     """
     said = []
     for name, leaf in method.batch_spec.items():
-        normalised = is_image(name) and name in batch and not leaf.unit and augment.normalise != "batch"
-        if not normalised or batch[name].dtype.kind != "f":
+        if not (is_image(name) and _by_numbers(leaf, augment) and name in batch and batch[name].dtype.kind == "f"):
             continue
         mean, std = (np.asarray(numbers, np.float32) for numbers in (augment.mean, augment.std))
         x = (batch[name][:32] - mean) / std

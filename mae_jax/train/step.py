@@ -96,8 +96,7 @@ def make_step(
         if mesh is not None and spread and independent(method, state["stats"]) and given is None:
             sums = accumulate_apart(
                 loss, state["params"], held, batch, microbatches,
-                mesh=mesh, dtype=method.compute.dtype, by_step=by_step, wire=wire, stacks=stacks,
-                rules=rules,
+                mesh=mesh, dtype=method.compute.dtype, stacks=stacks, rules=rules, by_step=by_step, wire=wire,
             )  # fmt: skip
         else:
             read = {"params": state["params"], "held": held}
